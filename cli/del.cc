@@ -1,0 +1,112 @@
+// ashlar del: takes devices away, and waits until nothing of them is left.
+#include <cerrno>
+#include <fmt/format.h>
+#include <memory>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <vector>
+
+#include "base/fd.h"
+#include "cli/command.h"
+#include "cli/in_use.h"
+#include "cli/server_state.h"
+
+namespace ashlar::cli {
+namespace {
+
+constexpr int kServerEndMs = 10'000;
+
+struct DelOptions {
+    std::vector<std::string> devices;
+    bool all = false;
+    bool force = false;
+};
+
+// The server ends by itself once its device is gone.
+bool await_end(const Fd& process) {
+    pollfd fd{process.get(), POLLIN, 0};
+    int ready = 0;
+    do {
+        ready = poll(&fd, 1, kServerEndMs);
+    } while (ready < 0 && errno == EINTR);
+    return ready > 0;
+}
+
+int del_device(Control& control, DeviceId id, bool force) {
+    auto info = control.info(id);
+    if (!info) return fail(info.error());
+    if (!force) {
+        if (auto user = who_uses(id)) {
+            complain(fmt::format("/dev/ublkb{} is {}; release it first, or use --force and lose "
+                                 "what is not yet written",
+                                 id, *user));
+            return kFailure;
+        }
+    }
+    // Opened before the removal, so that the number cannot mean another process later.
+    const bool ours = read_state(id).has_value();
+    const Fd server(ours && info->pid > 0
+                        ? static_cast<int>(syscall(SYS_pidfd_open, info->pid, 0))
+                        : -1);
+    if (auto removed = control.remove(id); !removed && removed.error().code != ENODEV) {
+        Error error = removed.error();
+        if (error.code == ETIMEDOUT && info->pid > 0) {
+            error.detail = fmt::format("its server, process {}, does not let go", info->pid);
+            error.hint = fmt::format("type 'kill -9 {}', then try again", info->pid);
+        }
+        return fail(error);
+    }
+    if (server.valid() && !await_end(server)) {
+        complain(fmt::format("ublk{} is gone, but its server, process {}, does not end; type "
+                             "'kill -9 {}'",
+                             id, info->pid, info->pid));
+        return kFailure;
+    }
+    remove_state(id);
+    return kSuccess;
+}
+
+int del_devices(const DelOptions& options) {
+    std::vector<DeviceId> ids;
+    for (const std::string& text : options.devices) {
+        const auto id = parse_device(text);
+        if (!id) {
+            complain(fmt::format("'{}' is no device; write its number or path, such as 0 or "
+                                 "/dev/ublkb0",
+                                 text));
+            return kUsage;
+        }
+        ids.push_back(*id);
+    }
+    if (options.all == !ids.empty()) {
+        complain(options.all ? "name devices or use --all, not both; see 'ashlar del --help'"
+                             : "which device? name it, or use --all; see 'ashlar del --help'");
+        return kUsage;
+    }
+    auto control = Control::open();
+    if (!control) return fail(control.error());
+    if (options.all) {
+        auto devices = control->list();
+        if (!devices) return fail(devices.error());
+        for (const DeviceInfo& info : *devices) ids.push_back(info.id);
+    }
+    int status = kSuccess;
+    for (const DeviceId id : ids) {
+        if (del_device(*control, id, options.force) != kSuccess) status = kFailure;
+    }
+    return status;
+}
+
+}  // namespace
+
+void del_command(CLI::App& app, Action& action) {
+    CLI::App& del = *app.add_subcommand("del", "Remove devices");
+    auto options = std::make_shared<DelOptions>();
+    del.add_option("devices", options->devices, "Their numbers or paths")->type_name("N");
+    del.add_flag("--all", options->all, "Every ublk device of this machine");
+    del.add_flag("--force", options->force, "Even if mounted, used as swap or held by another device");
+    del.callback([options, &action] { action = [options] { return del_devices(*options); }; });
+}
+
+}  // namespace ashlar::cli

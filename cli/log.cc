@@ -1,0 +1,69 @@
+#include "cli/log.h"
+
+#include <array>
+#include <cerrno>
+#include <ctime>
+#include <fmt/format.h>
+#include <syslog.h>
+
+namespace ashlar::cli {
+namespace {
+
+std::string_view level_name(Level level) {
+    switch (level) {
+        case Level::info: return "info";
+        case Level::warning: return "warning";
+        case Level::error: return "error";
+    }
+    return "?";
+}
+
+int syslog_level(Level level) {
+    switch (level) {
+        case Level::info: return LOG_INFO;
+        case Level::warning: return LOG_WARNING;
+        case Level::error: return LOG_ERR;
+    }
+    return LOG_ERR;
+}
+
+std::string now() {
+    timespec time{};
+    clock_gettime(CLOCK_REALTIME, &time);
+    tm broken{};
+    gmtime_r(&time.tv_sec, &broken);
+    std::array<char, 32> text{};
+    strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%S", &broken);
+    return fmt::format("{}.{:03}Z", text.data(), time.tv_nsec / 1'000'000);
+}
+
+}  // namespace
+
+Log Log::to_stderr() {
+    return Log(std::shared_ptr<std::FILE>(stderr, [](std::FILE*) {}));
+}
+
+Log Log::to_syslog() {
+    openlog("ashlar", LOG_PID, LOG_DAEMON);
+    return Log(nullptr);
+}
+
+Result<Log> Log::to_file(const std::string& path) {
+    std::FILE* file = std::fopen(path.c_str(), "ae");
+    if (file == nullptr) {
+        return std::unexpected(Error{.operation = "open log file " + path, .code = errno});
+    }
+    setvbuf(file, nullptr, _IOLBF, 0);
+    return Log(std::shared_ptr<std::FILE>(file, [](std::FILE* opened) { std::fclose(opened); }));
+}
+
+void Log::write(Level level, std::string_view message) const {
+    if (file_ == nullptr) {
+        syslog(syslog_level(level), "%s: %.*s", subject_.c_str(), static_cast<int>(message.size()),
+               message.data());
+        return;
+    }
+    fmt::print(file_.get(), "{} {} {}: {}\n", now(), level_name(level), subject_, message);
+}
+
+}  // namespace ashlar::cli

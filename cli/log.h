@@ -1,0 +1,33 @@
+// Where a server's messages go: stderr in the foreground, else syslog or a file.
+#pragma once
+
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <ashlar/result.h>
+
+namespace ashlar::cli {
+
+enum class Level { info, warning, error };
+
+// Thread: any.
+class Log {
+public:
+    static Log to_stderr();
+    static Log to_syslog();
+    // Appends. Errors: those of open(2).
+    static Result<Log> to_file(const std::string& path);
+
+    void write(Level level, std::string_view message) const;
+    // Set before the device exists: "ublk0" in every line.
+    void set_subject(std::string subject) { subject_ = std::move(subject); }
+
+private:
+    explicit Log(std::shared_ptr<std::FILE> file) : file_(std::move(file)) {}
+    std::shared_ptr<std::FILE> file_;  // none: syslog
+    std::string subject_ = "ashlar";
+};
+
+}  // namespace ashlar::cli

@@ -1,0 +1,94 @@
+// The command: parses, runs one action, answers its exit status.
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <exception>
+#include <fmt/format.h>
+
+#include "cli/command.h"
+
+namespace ashlar::cli {
+
+void complain(std::string_view message) { fmt::print(stderr, "ashlar: {}\n", message); }
+
+int fail(const Error& error) {
+    complain(error.message());
+    return kFailure;
+}
+
+std::optional<DeviceId> parse_device(std::string_view text) {
+    if (text.starts_with("/dev/")) text.remove_prefix(5);
+    if (text.starts_with("ublkb") || text.starts_with("ublkc")) text.remove_prefix(5);
+    DeviceId id = 0;
+    const char* end = text.data() + text.size();
+    const auto parsed = std::from_chars(text.data(), end, id);
+    if (parsed.ec != std::errc{} || parsed.ptr != end) return std::nullopt;
+    return id;
+}
+
+namespace {
+
+// The deepest subcommand that was named: whose --help to point at.
+std::string help_of(const CLI::App& app) {
+    std::string path = app.get_name();
+    const CLI::App* at = &app;
+    while (!at->get_subcommands().empty()) {
+        at = at->get_subcommands().front();
+        path += " " + at->get_name();
+    }
+    return path;
+}
+
+std::string one_line(std::string text) {
+    for (char& c : text) {
+        if (c == '\n') c = ' ';
+    }
+    while (!text.empty() && (text.back() == ' ' || text.back() == '.')) text.pop_back();
+    return text;
+}
+
+int run(int argc, char** argv) {
+    CLI::App app("Linux block devices in userspace", "ashlar");
+    app.set_version_flag("--version,-V", "ashlar " ASHLAR_VERSION);
+    app.require_subcommand(1);
+    app.footer(
+        "Examples:\n"
+        "  ashlar add mem --size 1G       a disk in memory; prints /dev/ublkb0\n"
+        "  ashlar list                    what exists\n"
+        "  ashlar del 0                   take it away\n"
+        "  ashlar doctor                  whether ublk works here, and what to do if not\n"
+        "\nExit status: 0 success, 1 failure, 2 usage.");
+    Action action;
+    add_command(app, action);
+    list_command(app, action);
+    show_command(app, action);
+    del_command(app, action);
+    features_command(app, action);
+    doctor_command(app, action);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+        complain(fmt::format("{}; see '{} --help'", one_line(error.what()), help_of(app)));
+        return kUsage;
+    }
+    const int status = action();
+    // Output that did not get out (a full disk, a closed pipe) is a failure too.
+    if (std::fflush(stdout) != 0) {
+        complain("cannot write the output");
+        return kFailure;
+    }
+    return status;
+}
+
+}  // namespace
+}  // namespace ashlar::cli
+
+int main(int argc, char** argv) {
+    try {
+        return ashlar::cli::run(argc, argv);
+    } catch (const std::exception& error) {
+        ashlar::cli::complain(error.what());
+        return ashlar::cli::kFailure;
+    }
+}

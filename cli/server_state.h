@@ -1,0 +1,39 @@
+// What a server leaves in /run/ashlar for the other commands: one file a device, and a socket that
+// answers questions.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include <ashlar/result.h>
+
+namespace ashlar::cli {
+
+// /run/ashlar/ublkN.json. Written atomically when the device is usable, removed when it is gone; a
+// killed server leaves it behind, and whoever removes the device removes it.
+struct ServerState {
+    DeviceId id = 0;
+    std::int32_t pid = 0;
+    std::string type;  // the backend: "mem", "null"
+};
+
+// Makes the directory if need be. Errors: those of mkdir(2).
+[[nodiscard]] Result<void> make_state_directory();
+[[nodiscard]] Result<void> write_state(const ServerState& state);
+// Empty when there is none, or none that can be read.
+[[nodiscard]] std::optional<ServerState> read_state(DeviceId id);
+// Removes file and socket; it is no error when there are none.
+void remove_state(DeviceId id) noexcept;
+
+[[nodiscard]] std::string socket_path(DeviceId id);
+
+// Sends one request to the server of a device and answers its reply. Errors: ENOENT or
+// ECONNREFUSED (no server of ours), ETIMEDOUT, EPROTO.
+[[nodiscard]] Result<nlohmann::json> ask_server(DeviceId id, const nlohmann::json& request);
+
+// One line of JSON each way on a connected socket; used by both ends. Errors: as above.
+[[nodiscard]] Result<nlohmann::json> receive_line(int socket);
+[[nodiscard]] Result<void> send_line(int socket, const nlohmann::json& message);
+
+}  // namespace ashlar::cli

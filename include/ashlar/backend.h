@@ -1,0 +1,187 @@
+// Backend: where a device's bytes live. Two ways to write one:
+//
+//  - a plain class with size, read and write (and, if it can, flush, discard and write_zeroes),
+//    passed to make_backend: its calls are made on the queue's thread and may not block for long;
+//  - a Backend that opens a Session per queue: asynchronous, full control.
+//
+// Capabilities follow from code: what a plain class does not define is not advertised.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include <ashlar/result.h>
+#include <ashlar/task.h>
+#include <ashlar/types.h>
+
+namespace ashlar {
+
+// Serves the requests of one queue. Owner: the queue. Thread: the queue's, always the same one.
+class Session {
+public:
+    Session() = default;
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+    virtual ~Session() = default;
+
+    // Serves one request; called again before earlier ones are done. Success means the whole
+    // request: a read that came up short is an error. io and request stay valid until the result
+    // is given. Errors: any errno; it reaches the block layer as it is.
+    virtual Task<> serve(Io& io, const Request& request) = 0;
+};
+
+// One device's storage. Owner: the Device it is given to (shared). Thread: every function may be
+// called from any thread, open_session concurrently.
+class Backend {
+public:
+    Backend() = default;
+    Backend(const Backend&) = delete;
+    Backend& operator=(const Backend&) = delete;
+    virtual ~Backend() = default;
+
+    // Short and constant: "memory", "file". Appears in lists and logs.
+    [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+    [[nodiscard]] virtual Geometry geometry() const = 0;
+    [[nodiscard]] virtual Capabilities capabilities() const = 0;
+    // Called once per queue, on the queue's thread. The session may refer to this backend.
+    [[nodiscard]] virtual Result<std::unique_ptr<Session>> open_session() = 0;
+};
+
+// Whether this makes a disk. Errors: EINVAL, naming the value and what is allowed.
+[[nodiscard]] Result<void> check_geometry(const Geometry& geometry);
+
+// The plain form. read fills all of `into`, write stores all of `from`, or they return an errno;
+// calls come from all queues' threads at once, for distinct or overlapping ranges.
+template <class T>
+concept SyncBackend = requires(T& backend, const T& constant, std::uint64_t offset,
+                               std::span<std::byte> into, std::span<const std::byte> from) {
+    { constant.size() } -> std::convertible_to<std::uint64_t>;  // bytes, constant
+    { backend.read(offset, into) } -> std::same_as<IoResult>;
+    { backend.write(offset, from) } -> std::same_as<IoResult>;
+};
+
+namespace detail {
+
+template <class T>
+concept HasFlush = requires(T& backend) {
+    { backend.flush() } -> std::same_as<IoResult>;
+};
+template <class T>
+concept HasFuaWrite =
+    requires(T& backend, std::uint64_t offset, std::span<const std::byte> from) {
+        { backend.write_fua(offset, from) } -> std::same_as<IoResult>;
+    };
+template <class T>
+concept HasDiscard = requires(T& backend, Range range) {
+    { backend.discard(range) } -> std::same_as<IoResult>;
+};
+template <class T>
+concept HasWriteZeroes = requires(T& backend, Range range, bool no_unmap) {
+    { backend.write_zeroes(range, no_unmap) } -> std::same_as<IoResult>;
+};
+template <class T>
+concept HasGeometry = requires(const T& backend) {
+    { backend.geometry() } -> std::same_as<Geometry>;
+};
+template <class T>
+concept HasReadOnly = requires(const T& backend) {
+    { backend.read_only() } -> std::convertible_to<bool>;
+};
+template <class T>
+concept HasName = requires(const T& backend) {
+    { backend.name() } -> std::convertible_to<std::string_view>;
+};
+
+template <SyncBackend T>
+IoResult serve_now(T& backend, const Request& request) {
+    switch (request.op) {
+        case Op::read: return backend.read(request.offset, request.bytes());
+        case Op::write:
+            if constexpr (HasFuaWrite<T>) {
+                if (request.fua) return backend.write_fua(request.offset, request.bytes());
+            }
+            return backend.write(request.offset, request.bytes());
+        case Op::flush:
+            if constexpr (HasFlush<T>) return backend.flush();
+            break;
+        case Op::discard:
+            if constexpr (HasDiscard<T>) return backend.discard({request.offset, request.length});
+            break;
+        case Op::write_zeroes:
+            if constexpr (HasWriteZeroes<T>) {
+                return backend.write_zeroes({request.offset, request.length}, request.no_unmap);
+            }
+            break;
+        default: break;
+    }
+    return std::errc::operation_not_supported;
+}
+
+template <SyncBackend T>
+class SyncSession final : public Session {
+public:
+    explicit SyncSession(std::shared_ptr<T> backend) : backend_(std::move(backend)) {}
+    Task<> serve(Io&, const Request& request) override { return serve_now(*backend_, request); }
+
+private:
+    std::shared_ptr<T> backend_;
+};
+
+template <SyncBackend T>
+class SyncAdapter final : public Backend {
+public:
+    explicit SyncAdapter(T backend) : backend_(std::make_shared<T>(std::move(backend))) {}
+    explicit SyncAdapter(std::shared_ptr<T> backend) : backend_(std::move(backend)) {}
+
+    [[nodiscard]] std::string_view name() const noexcept override {
+        if constexpr (HasName<T>) return backend_->name();
+        return "custom";
+    }
+    [[nodiscard]] Geometry geometry() const override {
+        Geometry geometry;
+        if constexpr (HasGeometry<T>) geometry = backend_->geometry();
+        geometry.size = backend_->size();
+        return geometry;
+    }
+    [[nodiscard]] Capabilities capabilities() const override {
+        Capabilities capabilities{.flush = HasFlush<T>,
+                                  .fua = HasFlush<T> && HasFuaWrite<T>,
+                                  .discard = HasDiscard<T>,
+                                  .write_zeroes = HasWriteZeroes<T>};
+        if constexpr (HasReadOnly<T>) capabilities.read_only = backend_->read_only();
+        return capabilities;
+    }
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session() override {
+        return std::make_unique<SyncSession<T>>(backend_);
+    }
+
+private:
+    std::shared_ptr<T> backend_;
+};
+
+}  // namespace detail
+
+// A Backend from a plain class. Optional functions beside the concept's three:
+//   IoResult flush();                          everything written before is durable
+//   IoResult write_fua(offset, from);          write, durable before it returns (with flush only)
+//   IoResult discard(Range);
+//   IoResult write_zeroes(Range, bool no_unmap);
+//   Geometry geometry() const;                 block sizes and limits (size is taken from size())
+//   bool read_only() const;   std::string_view name() const;
+template <SyncBackend T>
+[[nodiscard]] std::shared_ptr<Backend> make_backend(T backend) {
+    return std::make_shared<detail::SyncAdapter<T>>(std::move(backend));
+}
+// For a class that is shared with the caller, or cannot move.
+template <SyncBackend T>
+[[nodiscard]] std::shared_ptr<Backend> make_backend(std::shared_ptr<T> backend) {
+    return std::make_shared<detail::SyncAdapter<T>>(std::move(backend));
+}
+
+}  // namespace ashlar

@@ -1,0 +1,101 @@
+// Device: one /dev/ublkbN and the queues that serve it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <ashlar/backend.h>
+#include <ashlar/control.h>
+#include <ashlar/result.h>
+
+namespace ashlar {
+
+// Threads that serve queues, of one device or of many. Without them a device makes one per queue.
+class QueueThreads {
+public:
+    struct Options {
+        unsigned count = 1;      // 1 to 1024
+        unsigned entries = 256;  // submissions one thread may collect a round, 1 to 32768
+    };
+    // Errors: EINVAL, EAGAIN (no more threads), ENOSYS/EPERM (io_uring), ENOMEM.
+    [[nodiscard]] static Result<std::shared_ptr<QueueThreads>> create(Options options);
+
+    QueueThreads(const QueueThreads&) = delete;
+    QueueThreads& operator=(const QueueThreads&) = delete;
+    // Requires that every device on them is stopped.
+    virtual ~QueueThreads() = default;
+
+protected:
+    QueueThreads() = default;
+};
+
+struct DeviceOptions {
+    std::optional<DeviceId> id{};     // none: the lowest free one
+    std::uint16_t queues = 1;       // 1 to 4096; the kernel uses at most one per CPU
+    std::uint16_t depth = 128;      // requests in flight per queue, 1 to 4096
+    std::uint32_t io_max = 1 << 20;  // bytes of the largest request, 4 KiB to 32 MiB
+    bool read_only = false;         // even if the backend could write
+    std::shared_ptr<QueueThreads> threads{};  // none: one thread per queue, on that queue's CPUs
+    std::chrono::milliseconds timeout{10'000};  // bound of every step of the lifecycle
+};
+
+// created: added to the kernel, no block device yet. serving: the block device is there. stopping:
+// it goes away, requests in flight are served to their end. stopped: may be started again. failed:
+// a queue could not go on; the block device is gone. removed: the id is free.
+enum class DeviceStage : std::uint8_t { created, serving, stopping, stopped, failed, removed };
+[[nodiscard]] std::string_view name(DeviceStage stage) noexcept;
+
+// Requests of one queue since it started. Read from any thread; each value is exact, the set of
+// them is not taken at one instant.
+struct QueueCounters {
+    std::uint64_t reads = 0, writes = 0, flushes = 0, discards = 0, write_zeroes = 0, others = 0;
+    std::uint64_t read_bytes = 0, write_bytes = 0;
+    std::uint64_t errors = 0;  // requests answered with an errno
+};
+
+// Thread: any, one call at a time, except stop(), stage() and counters(), which may interrupt
+// wait(). Destroying a device stops and removes it.
+class Device {
+public:
+    // Adds the device to the kernel: nothing serves it yet. On failure nothing is left behind.
+    // Errors: those of Control::open and add; EINVAL with what is allowed.
+    [[nodiscard]] static Result<Device> create(std::shared_ptr<Backend> backend,
+                                               DeviceOptions options);
+    [[nodiscard]] static Result<Device> create(std::shared_ptr<Backend> backend) {
+        return create(std::move(backend), DeviceOptions{});
+    }
+
+    Device(Device&&) noexcept;
+    Device& operator=(Device&&) noexcept;
+    ~Device();
+
+    // created or stopped -> serving. When it returns, the block device exists in the kernel.
+    // Errors: those of a session's opening; EBUSY when someone still holds the last block device.
+    [[nodiscard]] Result<void> start();
+    // Returns when the device no longer serves: it was stopped (here or by another process), or a
+    // queue failed (then the error says why).
+    [[nodiscard]] Result<void> wait();
+    // serving -> stopped. Requests in flight are served first.
+    [[nodiscard]] Result<void> stop();
+    // Any stage -> removed. Stops first.
+    [[nodiscard]] Result<void> remove();
+
+    [[nodiscard]] DeviceStage stage() const noexcept;
+    [[nodiscard]] const DeviceInfo& info() const noexcept;  // as negotiated; pid and state: at add
+    [[nodiscard]] Geometry geometry() const noexcept;
+    [[nodiscard]] std::string block_path() const;  // "/dev/ublkbN"
+    [[nodiscard]] std::string char_path() const;   // "/dev/ublkcN"
+    [[nodiscard]] std::vector<QueueCounters> counters() const;  // one per queue
+
+private:
+    struct State;
+    explicit Device(std::shared_ptr<State> state) noexcept;
+    std::shared_ptr<State> state_;  // shared with the queues that still end
+};
+
+}  // namespace ashlar

@@ -1,0 +1,340 @@
+#include <ashlar/control.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/utsname.h>
+#include <utility>
+
+#include "base/fd.h"
+#include "core/control_hints.h"
+#include "kernel/codec.h"
+#include "kernel/features.h"
+#include "reactor/reactor.h"
+
+namespace ashlar {
+namespace {
+
+namespace abi = kernel::abi;
+namespace commands = kernel::control;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr auto kControlPath = "/dev/ublk-control";
+constexpr auto kClassPath = "/sys/class/ublk-char";
+// Room for the CPU masks of every machine the kernel runs on (NR_CPUS is at most 8192).
+constexpr std::uint16_t kAffinityBytes = 1024;
+constexpr ReactorOptions kRing{.entries = 4, .files = 1, .control_commands = true};
+
+kernel::KernelVersion running_version() {
+    utsname names{};
+    if (uname(&names) != 0) return {};
+    return kernel::parse_kernel_version(names.release).value_or(kernel::KernelVersion{});
+}
+
+// A command on its way, with the buffer the kernel reads or fills.
+struct Call final : Operation {
+    void complete(std::int32_t res, std::uint32_t) noexcept override {
+        result = res;
+        done = true;
+    }
+    std::vector<std::byte> buffer;
+    std::int32_t result = 0;
+    bool done = false;
+};
+
+// What one command is about; the buffer travels both ways.
+struct Command {
+    const kernel::Opcode& opcode;
+    std::optional<DeviceId> device{};
+    std::uint64_t data = 0;
+    std::uint16_t path_bytes = 0;
+};
+
+template <class T>
+std::vector<std::byte> to_bytes(const T& value) {
+    std::vector<std::byte> bytes(sizeof(T));
+    std::memcpy(bytes.data(), &value, sizeof(T));
+    return bytes;
+}
+
+template <class T>
+T from_bytes(const std::vector<std::byte>& bytes, std::size_t offset = 0) {
+    T value{};
+    std::memcpy(&value, bytes.data() + offset, sizeof(T));
+    return value;
+}
+
+DeviceInfo to_info(const abi::DevInfo& raw) {
+    const kernel::DevSettings settings = kernel::decode_dev_info(raw);
+    return {.id = settings.dev_id,
+            .state = static_cast<DeviceState>(settings.state),
+            .queues = settings.queues,
+            .depth = settings.depth,
+            .io_max = settings.io_max_bytes,
+            .pid = settings.server_pid,
+            .features = settings.features,
+            .owner_uid = settings.owner_uid,
+            .owner_gid = settings.owner_gid};
+}
+
+}  // namespace
+
+std::string_view name(DeviceState state) noexcept {
+    return kernel::state_name(static_cast<abi::DevState>(state));
+}
+
+std::vector<FeatureDescription> known_features() {
+    std::vector<FeatureDescription> all;
+    for (const auto& feature : kernel::all_features()) {
+        all.push_back({feature.flag, feature.name, kernel::to_string(feature.since), feature.what});
+    }
+    return all;
+}
+
+std::vector<std::string> feature_names(std::uint64_t mask) {
+    std::vector<std::string> names;
+    for (unsigned bit = 0; bit < 64; ++bit) {
+        const std::uint64_t flag = std::uint64_t{1} << bit;
+        if ((mask & flag) == 0) continue;
+        const auto* feature = kernel::find_feature(flag);
+        names.push_back(feature != nullptr ? std::string(feature->name)
+                                           : "bit_" + std::to_string(bit));
+    }
+    return names;
+}
+
+struct Control::State {
+    Options options;
+    Fd fd;
+    std::unique_ptr<Reactor> reactor;
+    bool ioctl_commands = true;
+
+    // Runs the command to its end or to the time-out. Answers the kernel's result (0 or more) and
+    // leaves in `buffer` what the kernel wrote.
+    Result<std::int32_t> run(const Command& command, std::vector<std::byte>& buffer);
+    Result<std::int32_t> run(const Command& command) {
+        std::vector<std::byte> none;
+        return run(command, none);
+    }
+    int await(Call& call, steady_clock::time_point deadline);
+    Result<abi::DevInfo> dev_info(DeviceId id);
+};
+
+Result<std::int32_t> Control::State::run(const Command& command, std::vector<std::byte>& buffer) {
+    const std::uint32_t opcode = ioctl_commands ? command.opcode.ioctl : command.opcode.legacy;
+    if (opcode == 0) {
+        return std::unexpected(control_error(command.opcode, command.device, EOPNOTSUPP));
+    }
+    const auto deadline = steady_clock::now() + options.timeout;
+    auto call = std::make_unique<Call>();
+    call->buffer = std::move(buffer);
+    const auto argument = kernel::make_control_command({
+        .dev_id = command.device.value_or(kernel::any_device),
+        .queue_id = 0xffff,
+        .buffer = call->buffer.empty() ? nullptr : call->buffer.data(),
+        .length = static_cast<std::uint16_t>(call->buffer.size()),
+        .data = command.data,
+        .dev_path_len = command.path_bytes,
+    });
+    int code = 0;
+    do {
+        call->done = false;
+        reactor->control_command(fd.get(), opcode, argument, *call);
+        code = await(*call, deadline);
+        // A signal to the kernel's worker interrupts the command, not the wish.
+    } while (code == 0 && call->result == -EINTR && steady_clock::now() < deadline);
+    if (code != 0) {
+        // The kernel may still write the buffer: it is given up, and the ring with it, whose end
+        // interrupts the command.
+        static_cast<void>(call.release());
+        auto fresh = open_uring_reactor(kRing);
+        if (fresh) reactor = std::move(*fresh);
+        return std::unexpected(control_error(command.opcode, command.device, code));
+    }
+    buffer = std::move(call->buffer);
+    if (call->result < 0) {
+        return std::unexpected(control_error(command.opcode, command.device, -call->result));
+    }
+    return call->result;
+}
+
+int Control::State::await(Call& call, steady_clock::time_point deadline) {
+    while (!call.done) {
+        const auto left =
+            std::chrono::duration_cast<milliseconds>(deadline - steady_clock::now());
+        if (left <= milliseconds::zero()) return ETIMEDOUT;
+        const int code = reactor->run_once(left);
+        if (code != 0 && code != ETIME) return code;
+    }
+    return 0;
+}
+
+// GET_DEV_INFO2 first: it also answers the owner of an unprivileged device.
+Result<abi::DevInfo> Control::State::dev_info(DeviceId id) {
+    const std::string path = "/dev/ublkc" + std::to_string(id);
+    auto buffer = kernel::prepend_device_path(path, to_bytes(abi::DevInfo{}));
+    auto answer = run({.opcode = commands::get_dev_info2,
+                       .device = id,
+                       .path_bytes = static_cast<std::uint16_t>(path.size() + 1)},
+                      buffer);
+    if (answer) return from_bytes<abi::DevInfo>(buffer, path.size() + 1);
+    const int code = answer.error().code;
+    if (code != EOPNOTSUPP && code != EINVAL) return std::unexpected(answer.error());
+    buffer = to_bytes(abi::DevInfo{});
+    answer = run({.opcode = commands::get_dev_info, .device = id}, buffer);
+    if (!answer) return std::unexpected(answer.error());
+    return from_bytes<abi::DevInfo>(buffer);
+}
+
+Control::Control(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}
+Control::Control(Control&&) noexcept = default;
+Control& Control::operator=(Control&&) noexcept = default;
+Control::~Control() = default;
+
+Result<Control> Control::open(Options options) {
+    auto state = std::make_unique<State>();
+    state->options = options;
+    state->fd = Fd(::open(kControlPath, O_RDWR | O_CLOEXEC));
+    if (!state->fd.valid()) return std::unexpected(control_open_error(errno));
+    auto reactor = open_uring_reactor(kRing);
+    if (!reactor) return std::unexpected(reactor.error());
+    state->reactor = std::move(*reactor);
+    // ioctl encoding came with 6.4 and nothing answers before a device exists, so its version must
+    // tell. Kernels that dropped the legacy opcodes are all newer.
+    const auto* encoding = kernel::find_feature(abi::f_cmd_ioctl_encode);
+    state->ioctl_commands = running_version() >= encoding->since;
+    return Control(std::move(state));
+}
+
+Result<std::uint64_t> Control::features() {
+    auto buffer = to_bytes(std::uint64_t{0});
+    const auto answer = state_->run({.opcode = commands::get_features}, buffer);
+    if (answer) return from_bytes<std::uint64_t>(buffer);
+    // ENODEV: a driver that takes every unknown command for one about a device.
+    const int code = answer.error().code;
+    if (code == EOPNOTSUPP || code == EINVAL || code == ENODEV) {
+        return kernel::infer_features(running_version());
+    }
+    return std::unexpected(answer.error());
+}
+
+Result<DeviceInfo> Control::add(const AddRequest& request) {
+    auto buffer = to_bytes(kernel::encode_dev_info({
+        .dev_id = request.id.value_or(kernel::any_device),
+        .queues = request.queues,
+        .depth = request.depth,
+        .io_max_bytes = request.io_max,
+        .features = request.features,
+    }));
+    auto answer = state_->run({.opcode = commands::add_dev, .device = request.id}, buffer);
+    if (!answer) return std::unexpected(answer.error());
+    return to_info(from_bytes<abi::DevInfo>(buffer));
+}
+
+Result<void> Control::set_params(DeviceId id, const Geometry& geometry,
+                                 const Capabilities& capabilities, std::uint32_t io_max) {
+    auto buffer = to_bytes(kernel::encode_params(geometry, capabilities, {.io_max_bytes = io_max}));
+    auto answer = state_->run({.opcode = commands::set_params, .device = id}, buffer);
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+}
+
+Result<DeviceParams> Control::params(DeviceId id) {
+    abi::Params wanted{};
+    wanted.len = sizeof(wanted);
+    auto buffer = to_bytes(wanted);
+    auto answer = state_->run({.opcode = commands::get_params, .device = id}, buffer);
+    if (!answer) return std::unexpected(answer.error());
+    auto decoded = kernel::decode_params(buffer);
+    if (!decoded) return std::unexpected(control_error(commands::get_params, id, decoded.error()));
+    DeviceParams params{.geometry = decoded->geometry, .capabilities = decoded->capabilities};
+    if (decoded->numbers) {
+        params.disk_major = decoded->numbers->disk_major;
+        params.disk_minor = decoded->numbers->disk_minor;
+    }
+    return params;
+}
+
+Result<void> Control::start(DeviceId id, std::int32_t pid) {
+    auto answer = state_->run({.opcode = commands::start_dev,
+                               .device = id,
+                               .data = static_cast<std::uint64_t>(pid)});
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+}
+
+Result<void> Control::stop(DeviceId id) {
+    auto answer = state_->run({.opcode = commands::stop_dev, .device = id});
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+}
+
+Result<void> Control::remove(DeviceId id) {
+    auto answer = state_->run({.opcode = commands::del_dev, .device = id});
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+}
+
+Result<void> Control::remove_async(DeviceId id) {
+    auto answer = state_->run({.opcode = commands::del_dev_async, .device = id});
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+}
+
+Result<DeviceInfo> Control::info(DeviceId id) {
+    auto raw = state_->dev_info(id);
+    if (!raw) return std::unexpected(raw.error());
+    return to_info(*raw);
+}
+
+Result<std::vector<DeviceInfo>> Control::list() {
+    std::vector<DeviceId> ids;
+    if (DIR* directory = opendir(kClassPath); directory != nullptr) {
+        constexpr std::string_view prefix = "ublkc";
+        while (const dirent* entry = readdir(directory)) {
+            const std::string_view file = entry->d_name;
+            DeviceId id = 0;
+            if (!file.starts_with(prefix)) continue;
+            const auto* end = file.data() + file.size();
+            const auto parsed = std::from_chars(file.data() + prefix.size(), end, id);
+            if (parsed.ec == std::errc{} && parsed.ptr == end) ids.push_back(id);
+        }
+        closedir(directory);
+    }
+    std::sort(ids.begin(), ids.end());
+    std::vector<DeviceInfo> devices;
+    for (const DeviceId id : ids) {
+        auto device = info(id);
+        if (device) {
+            devices.push_back(*device);
+        } else if (device.error().code != ENODEV && device.error().code != EPERM &&
+                   device.error().code != EACCES) {
+            // Gone meanwhile, or not ours to see; anything else is a failure to tell.
+            return std::unexpected(device.error());
+        }
+    }
+    return devices;
+}
+
+Result<std::vector<int>> Control::queue_affinity(DeviceId id, std::uint16_t queue) {
+    std::vector<std::byte> mask(kAffinityBytes);
+    auto answer = state_->run(
+        {.opcode = commands::get_queue_affinity, .device = id, .data = queue}, mask);
+    if (!answer) return std::unexpected(answer.error());
+    std::vector<int> cpus;
+    for (std::size_t byte = 0; byte < mask.size(); ++byte) {
+        for (int bit = 0; bit < 8; ++bit) {
+            if ((mask[byte] >> bit & std::byte{1}) != std::byte{0}) {
+                cpus.push_back(static_cast<int>(byte) * 8 + bit);
+            }
+        }
+    }
+    return cpus;
+}
+
+}  // namespace ashlar

@@ -1,0 +1,394 @@
+// The staged lifecycle: created -> serving -> stopping -> stopped (-> serving ...) -> removed.
+#include <ashlar/device.h>
+
+#include <cerrno>
+#include <condition_variable>
+#include <fcntl.h>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unistd.h>
+#include <utility>
+
+#include "base/assert.h"
+#include "core/queue.h"
+#include "core/queue_threads.h"
+#include "kernel/codec.h"
+
+namespace ashlar {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr std::uint32_t kIoMaxLeast = 4096;
+constexpr std::uint32_t kIoMaxMost = 32U << 20;
+constexpr auto kRetryInterval = milliseconds(2);
+
+Error invalid(std::string detail) {
+    return Error{.operation = "create device", .code = EINVAL, .detail = std::move(detail)};
+}
+
+Result<void> check(const DeviceOptions& options, const Geometry& geometry) {
+    if (options.queues == 0 || options.queues > kernel::abi::max_nr_queues) {
+        return std::unexpected(invalid("queues is " + std::to_string(options.queues) +
+                                       "; allowed are 1 to 4096"));
+    }
+    if (options.depth == 0 || options.depth > kernel::abi::max_queue_depth) {
+        return std::unexpected(
+            invalid("depth is " + std::to_string(options.depth) + "; allowed are 1 to 4096"));
+    }
+    if (options.io_max < kIoMaxLeast || options.io_max > kIoMaxMost ||
+        options.io_max % kIoMaxLeast != 0) {
+        return std::unexpected(invalid("io_max is " + std::to_string(options.io_max) +
+                                       " bytes; allowed are multiples of 4096 up to 33554432"));
+    }
+    return check_geometry(geometry);
+}
+
+}  // namespace
+
+Result<void> check_geometry(const Geometry& geometry) {
+    if (auto valid = kernel::validate_geometry(geometry); !valid) {
+        return std::unexpected(invalid(valid.error()));
+    }
+    return {};
+}
+
+std::string_view name(DeviceStage stage) noexcept {
+    switch (stage) {
+        case DeviceStage::created: return "created";
+        case DeviceStage::serving: return "serving";
+        case DeviceStage::stopping: return "stopping";
+        case DeviceStage::stopped: return "stopped";
+        case DeviceStage::failed: return "failed";
+        case DeviceStage::removed: return "removed";
+    }
+    return "unknown";
+}
+
+struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
+    State(Control used_control, std::shared_ptr<Backend> used_backend, DeviceOptions used_options)
+        : control(std::move(used_control)),
+          backend(std::move(used_backend)),
+          options(std::move(used_options)) {}
+
+    // QueueOwner: called on queue threads.
+    void queue_home(std::uint16_t index) noexcept override {
+        // The thread is in the middle of a round with this queue; it is dropped after it.
+        queue_threads[index]->post([](QueueThread& thread) { thread.drop_home_queues(); });
+    }
+    void queue_failed(Error error) noexcept override {
+        {
+            const std::lock_guard lock(mutex);
+            if (!failure) failure = std::move(error);
+        }
+        pool->quit_all();
+    }
+    void queue_opened() noexcept override {
+        const std::lock_guard lock(mutex);
+        ++open_queues;
+    }
+    void queue_closed() noexcept override {
+        const std::lock_guard lock(mutex);
+        --open_queues;
+        changed.notify_all();
+    }
+
+    Error error(std::string operation, int code, std::string detail = {}) const {
+        return Error{.operation = std::move(operation),
+                     .code = code,
+                     .device = info.id,
+                     .detail = std::move(detail)};
+    }
+
+    Result<void> start();
+    Result<void> stop();
+    Result<void> remove();
+    Result<std::shared_ptr<CharDevice>> open_char_device();
+    Result<void> make_threads();
+    Result<void> open_queues_on_threads(const std::shared_ptr<CharDevice>& device);
+    Result<void> open_queue(QueueThread& thread, std::uint16_t index,
+                            const std::shared_ptr<CharDevice>& device);
+    Result<void> serve(const std::shared_ptr<CharDevice>& device);
+    bool await_queues_closed(milliseconds bound);
+    void settle();
+    void give_up();
+
+    Control control;
+    std::shared_ptr<Backend> backend;
+    const DeviceOptions options;
+    DeviceInfo info;
+    Geometry geometry;
+    Capabilities capabilities;
+    std::vector<LiveCounters> counters;
+
+    std::mutex pool_mutex;  // guards the pool's end, which stop() and wait() may both see
+    std::shared_ptr<QueueThreadPool> pool;
+    std::vector<QueueThread*> queue_threads;  // by queue index; owned by the pool
+
+    mutable std::mutex mutex;  // guards what follows
+    std::condition_variable changed;
+    DeviceStage stage = DeviceStage::created;
+    unsigned open_queues = 0;
+    std::optional<Error> failure;
+};
+
+Result<Device> Device::create(std::shared_ptr<Backend> backend, DeviceOptions options) {
+    ASHLAR_ASSERT(backend != nullptr);
+    const Geometry geometry = backend->geometry();
+    Capabilities capabilities = backend->capabilities();
+    capabilities.read_only |= options.read_only;
+    if (auto valid = check(options, geometry); !valid) return std::unexpected(valid.error());
+
+    auto control = Control::open({.timeout = options.timeout});
+    if (!control) return std::unexpected(control.error());
+    auto state = std::make_shared<State>(std::move(*control), std::move(backend), options);
+    auto info = state->control.add({.id = options.id,
+                                    .queues = options.queues,
+                                    .depth = options.depth,
+                                    .io_max = options.io_max});
+    if (!info) return std::unexpected(info.error());
+    state->info = *info;
+    state->geometry = geometry;
+    state->capabilities = capabilities;
+    state->counters = std::vector<LiveCounters>(info->queues);
+    if (auto set = state->control.set_params(info->id, geometry, capabilities, info->io_max); !set) {
+        // The first error is the one to tell; a removal that fails too leaves a dead device.
+        static_cast<void>(state->control.remove(info->id));
+        return std::unexpected(set.error());
+    }
+    return Device(std::move(state));
+}
+
+// The kernel allows one open at a time and ends the last one a moment after its close.
+Result<std::shared_ptr<CharDevice>> Device::State::open_char_device() {
+    const std::string path = "/dev/ublkc" + std::to_string(info.id);
+    const auto deadline = steady_clock::now() + options.timeout;
+    while (true) {
+        Fd fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
+        if (fd.valid()) return std::make_shared<CharDevice>(std::move(fd));
+        const int code = errno;
+        // ENOENT: udev or devtmpfs has not made the node yet.
+        if ((code != EBUSY && code != ENOENT && code != EINTR) || steady_clock::now() >= deadline) {
+            return std::unexpected(error("open " + path, code));
+        }
+        std::this_thread::sleep_for(kRetryInterval);
+    }
+}
+
+Result<void> Device::State::make_threads() {
+    if (options.threads != nullptr) {
+        pool = std::static_pointer_cast<QueueThreadPool>(options.threads);
+    } else {
+        auto own = QueueThreadPool::create({.count = info.queues, .entries = info.depth},
+                                           open_uring_reactor,
+                                           "ublk" + std::to_string(info.id) + "-q");
+        if (!own) return std::unexpected(own.error());
+        pool = std::move(*own);
+    }
+    queue_threads.clear();
+    for (std::uint16_t index = 0; index < info.queues; ++index) {
+        queue_threads.push_back(&pool->next());
+    }
+    return {};
+}
+
+// On the queue's thread.
+Result<void> Device::State::open_queue(QueueThread& thread, std::uint16_t index,
+                                       const std::shared_ptr<CharDevice>& device) {
+    auto session = backend->open_session();
+    if (!session) return std::unexpected(session.error());
+    const QueueConfig config{
+        .device = info.id,
+        .index = index,
+        .depth = info.depth,
+        .io_max = info.io_max,
+        .ioctl_commands = (info.features & kernel::abi::f_cmd_ioctl_encode) != 0,
+        .capabilities = capabilities,
+    };
+    auto queue = Queue::open(config, device, thread.reactor(), std::move(*session), counters[index],
+                             shared_from_this());
+    if (!queue) return std::unexpected(queue.error());
+    (*queue)->fetch_all();
+    thread.adopt(std::move(*queue));
+    return {};
+}
+
+Result<void> Device::State::open_queues_on_threads(const std::shared_ptr<CharDevice>& device) {
+    struct Progress {
+        std::mutex mutex;
+        std::condition_variable changed;
+        unsigned pending = 0;
+        std::optional<Error> first_error;
+    };
+    // Shared: a thread that answers after the bound must still find it.
+    auto progress = std::make_shared<Progress>();
+    progress->pending = info.queues;
+    for (std::uint16_t index = 0; index < info.queues; ++index) {
+        std::vector<int> cpus;
+        if (options.threads == nullptr) {
+            auto affinity = control.queue_affinity(info.id, index);
+            if (!affinity) return std::unexpected(affinity.error());
+            cpus = std::move(*affinity);
+        }
+        const bool posted = queue_threads[index]->post(
+            [self = shared_from_this(), index, device, progress,
+             cpus = std::move(cpus)](QueueThread& thread) {
+                if (!cpus.empty()) QueueThread::pin_to(cpus);
+                auto opened = self->open_queue(thread, index, device);
+                const std::lock_guard lock(progress->mutex);
+                if (!opened && !progress->first_error) progress->first_error = opened.error();
+                --progress->pending;
+                progress->changed.notify_all();
+            });
+        if (!posted) return std::unexpected(error("open a queue", ECANCELED, "its thread has ended"));
+    }
+    std::unique_lock lock(progress->mutex);
+    if (!progress->changed.wait_for(lock, options.timeout, [&] { return progress->pending == 0; })) {
+        return std::unexpected(error("open the queues", ETIMEDOUT, "a backend did not open in time"));
+    }
+    if (progress->first_error) return std::unexpected(*progress->first_error);
+    return {};
+}
+
+Result<void> Device::State::serve(const std::shared_ptr<CharDevice>& device) {
+    if (auto made = make_threads(); !made) return made;
+    if (auto opened = open_queues_on_threads(device); !opened) return opened;
+    return control.start(info.id, getpid());
+}
+
+Result<void> Device::State::start() {
+    {
+        const std::lock_guard lock(mutex);
+        if (stage != DeviceStage::created && stage != DeviceStage::stopped) {
+            return std::unexpected(error("start device", EBUSY,
+                                         "it is " + std::string(name(stage)) +
+                                             "; only a created or stopped device can start"));
+        }
+        failure.reset();
+    }
+    auto device = open_char_device();
+    if (!device) return std::unexpected(device.error());
+    for (LiveCounters& queue : counters) queue.reset();
+    auto served = serve(*device);
+    device->reset();
+    if (!served) {
+        give_up();
+        const std::lock_guard lock(mutex);
+        // What a queue ran into is the cause; that START_DEV then failed is the consequence.
+        return failure ? std::unexpected(*failure) : served;
+    }
+    const std::lock_guard lock(mutex);
+    stage = DeviceStage::serving;
+    return {};
+}
+
+// A start that failed: brings home what was fetched, so that the device is as before.
+void Device::State::give_up() {
+    static_cast<void>(control.stop(info.id));
+    if (!await_queues_closed(options.timeout) && pool) pool->quit_all();
+    settle();
+}
+
+bool Device::State::await_queues_closed(milliseconds bound) {
+    std::unique_lock lock(mutex);
+    return changed.wait_for(lock, bound, [&] { return open_queues == 0; });
+}
+
+// All queues are closed: ends the device's own threads and their rings.
+void Device::State::settle() {
+    {
+        const std::lock_guard lock(pool_mutex);
+        pool.reset();
+    }
+    const std::lock_guard lock(mutex);
+    if (stage == DeviceStage::serving || stage == DeviceStage::stopping) {
+        stage = failure ? DeviceStage::failed : DeviceStage::stopped;
+    }
+}
+
+Result<void> Device::State::stop() {
+    {
+        const std::lock_guard lock(mutex);
+        if (stage != DeviceStage::serving && stage != DeviceStage::stopping) return {};
+        stage = DeviceStage::stopping;
+    }
+    if (auto stopped = control.stop(info.id); !stopped && stopped.error().code != ENODEV) {
+        return stopped;
+    }
+    if (!await_queues_closed(options.timeout)) {
+        return std::unexpected(error("stop device", ETIMEDOUT,
+                                     "a queue still waits for its backend to answer"));
+    }
+    settle();
+    return {};
+}
+
+Result<void> Device::State::remove() {
+    if (auto stopped = stop(); !stopped) return stopped;
+    {
+        const std::lock_guard lock(mutex);
+        if (stage == DeviceStage::removed) return {};
+    }
+    // ENODEV: another process was faster, which is as good.
+    if (auto removed = control.remove(info.id); !removed && removed.error().code != ENODEV) {
+        return removed;
+    }
+    const std::lock_guard lock(mutex);
+    stage = DeviceStage::removed;
+    return {};
+}
+
+Device::Device(std::shared_ptr<State> state) noexcept : state_(std::move(state)) {}
+Device::Device(Device&&) noexcept = default;
+
+Device& Device::operator=(Device&& other) noexcept {
+    if (this != &other) {
+        Device old(std::move(*this));
+        state_ = std::move(other.state_);
+    }
+    return *this;
+}
+
+Device::~Device() {
+    if (state_ == nullptr) return;
+    // Nobody is left to hear an error; what cannot be removed shows up as dead in the list.
+    static_cast<void>(state_->remove());
+    state_->settle();
+}
+
+Result<void> Device::start() { return state_->start(); }
+
+Result<void> Device::wait() {
+    {
+        std::unique_lock lock(state_->mutex);
+        if (state_->stage == DeviceStage::created) return {};
+        state_->changed.wait(lock, [&] { return state_->open_queues == 0; });
+    }
+    state_->settle();
+    const std::lock_guard lock(state_->mutex);
+    if (state_->failure) return std::unexpected(*state_->failure);
+    return {};
+}
+
+Result<void> Device::stop() { return state_->stop(); }
+Result<void> Device::remove() { return state_->remove(); }
+
+DeviceStage Device::stage() const noexcept {
+    const std::lock_guard lock(state_->mutex);
+    return state_->stage;
+}
+
+const DeviceInfo& Device::info() const noexcept { return state_->info; }
+Geometry Device::geometry() const noexcept { return state_->geometry; }
+std::string Device::block_path() const { return "/dev/ublkb" + std::to_string(state_->info.id); }
+std::string Device::char_path() const { return "/dev/ublkc" + std::to_string(state_->info.id); }
+
+std::vector<QueueCounters> Device::counters() const {
+    std::vector<QueueCounters> all;
+    for (const LiveCounters& queue : state_->counters) all.push_back(queue.snapshot());
+    return all;
+}
+
+}  // namespace ashlar

@@ -1,0 +1,148 @@
+#include "core/queue_threads.h"
+
+#include <cerrno>
+#include <csignal>
+#include <future>
+#include <pthread.h>
+#include <sched.h>
+#include <system_error>
+#include <utility>
+
+namespace ashlar {
+namespace {
+
+constexpr unsigned kThreadsMax = 1024;
+
+// Signals are the business of the program's own threads.
+class BlockedSignals {
+public:
+    BlockedSignals() noexcept {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+    BlockedSignals(const BlockedSignals&) = delete;
+    BlockedSignals& operator=(const BlockedSignals&) = delete;
+
+private:
+    sigset_t before_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<QueueThread>> QueueThread::create(const ReactorFactory& factory,
+                                                         const ReactorOptions& options,
+                                                         const std::string& name) {
+    std::unique_ptr<QueueThread> self(new QueueThread);
+    std::promise<Result<void>> ready;
+    auto stands = ready.get_future();
+    try {
+        const BlockedSignals blocked;
+        self->thread_ = std::thread([&self = *self, factory, options, name,
+                                     ready = std::move(ready)]() mutable {
+            self.run(factory, options, name,
+                     [&ready](Result<void> result) { ready.set_value(std::move(result)); });
+        });
+    } catch (const std::system_error& error) {
+        return std::unexpected(Error{.operation = "start a queue thread",
+                                     .code = error.code().value(),
+                                     .hint = "raise the limit on processes (ulimit -u)"});
+    }
+    if (auto result = stands.get(); !result) return std::unexpected(result.error());
+    return self;
+}
+
+QueueThread::~QueueThread() {
+    quit();
+    if (thread_.joinable()) thread_.join();
+}
+
+bool QueueThread::post(std::move_only_function<void(QueueThread&)> call) {
+    const std::lock_guard lock(mutex_);
+    if (ended_) return false;
+    reactor_->post([this, call = std::move(call)]() mutable { call(*this); });
+    return true;
+}
+
+void QueueThread::quit() {
+    post([](QueueThread& self) { self.quit_ = true; });
+}
+
+void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& options,
+                      const std::string& name, std::function<void(Result<void>)> ready) {
+    pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
+    auto reactor = factory(options);
+    if (!reactor) return ready(std::unexpected(reactor.error()));
+    {
+        const std::lock_guard lock(mutex_);
+        reactor_ = std::move(*reactor);
+        ended_ = false;
+    }
+    ready({});
+    serve_queues();
+    {
+        const std::lock_guard lock(mutex_);
+        ended_ = true;
+    }
+    // First the ring, so that the kernel touches no buffer any more, then what it used.
+    reactor_.reset();
+    for (auto& queue : queues_) queue->reactor_gone();
+    queues_.clear();
+}
+
+void QueueThread::serve_queues() {
+    while (!quit_) {
+        const int code = reactor_->run_once(std::nullopt);
+        if (code != 0) {
+            for (auto& queue : queues_) queue->fail(code);
+            return;
+        }
+    }
+}
+
+void QueueThread::adopt(std::unique_ptr<Queue> queue) { queues_.push_back(std::move(queue)); }
+
+void QueueThread::drop_home_queues() {
+    std::erase_if(queues_, [](const std::unique_ptr<Queue>& queue) { return queue->home(); });
+}
+
+void QueueThread::pin_to(const std::vector<int>& cpus) noexcept {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (const int cpu : cpus) {
+        if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_SET(cpu, &set);
+    }
+    // A hint: where the process may not run there (cgroup cpusets), it stays where it is.
+    if (CPU_COUNT(&set) > 0) sched_setaffinity(0, sizeof(set), &set);
+}
+
+Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const Options& options,
+                                                                 const ReactorFactory& factory,
+                                                                 const std::string& name) {
+    if (options.count == 0 || options.count > kThreadsMax) {
+        return std::unexpected(Error{.operation = "start queue threads",
+                                     .code = EINVAL,
+                                     .detail = "count must be 1 to 1024"});
+    }
+    auto pool = std::make_shared<QueueThreadPool>();
+    for (unsigned index = 0; index < options.count; ++index) {
+        auto thread = QueueThread::create(factory, {.entries = options.entries, .files = 1024},
+                                          name + std::to_string(index));
+        if (!thread) return std::unexpected(thread.error());
+        pool->threads_.push_back(std::move(*thread));
+    }
+    return pool;
+}
+
+void QueueThreadPool::quit_all() {
+    for (auto& thread : threads_) thread->quit();
+}
+
+Result<std::shared_ptr<QueueThreads>> QueueThreads::create(Options options) {
+    auto pool = QueueThreadPool::create(options, open_uring_reactor, "ashlar-q");
+    if (!pool) return std::unexpected(pool.error());
+    return std::shared_ptr<QueueThreads>(std::move(*pool));
+}
+
+}  // namespace ashlar

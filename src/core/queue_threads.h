@@ -1,0 +1,76 @@
+// QueueThread: one thread, its reactor and the queues it serves, of one device or of several.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <ashlar/device.h>
+
+#include "core/queue.h"
+#include "reactor/reactor.h"
+
+namespace ashlar {
+
+using ReactorFactory = std::function<Result<std::unique_ptr<Reactor>>(const ReactorOptions&)>;
+
+class QueueThread {
+public:
+    // Starts the thread; returns when its reactor stands.
+    [[nodiscard]] static Result<std::unique_ptr<QueueThread>> create(const ReactorFactory& factory,
+                                                                     const ReactorOptions& options,
+                                                                     const std::string& name);
+    // Ends the thread. Its queues end with it, home or not.
+    ~QueueThread();
+    QueueThread(const QueueThread&) = delete;
+    QueueThread& operator=(const QueueThread&) = delete;
+
+    // Any thread: runs the call on this thread, soon. False when the thread has ended.
+    bool post(std::move_only_function<void(QueueThread&)> call);
+    // Any thread: ends the loop without waiting for tags to come home.
+    void quit();
+
+    // The rest belongs to the thread itself.
+    [[nodiscard]] Reactor& reactor() noexcept { return *reactor_; }
+    void adopt(std::unique_ptr<Queue> queue);
+    void drop_home_queues();
+    static void pin_to(const std::vector<int>& cpus) noexcept;
+
+private:
+    QueueThread() = default;
+    void run(const ReactorFactory& factory, const ReactorOptions& options,
+             const std::string& name, std::function<void(Result<void>)> ready);
+    void serve_queues();
+
+    std::unique_ptr<Reactor> reactor_;
+    std::vector<std::unique_ptr<Queue>> queues_;
+    bool quit_ = false;
+    std::mutex mutex_;   // guards ended_, and reactor_ against post() from other threads
+    bool ended_ = true;  // no reactor: before it stands, and after the loop
+    std::thread thread_;
+};
+
+// The public QueueThreads.
+class QueueThreadPool final : public QueueThreads {
+public:
+    [[nodiscard]] static Result<std::shared_ptr<QueueThreadPool>> create(
+        const Options& options, const ReactorFactory& factory, const std::string& name);
+
+    // The thread for the next queue, in turn.
+    [[nodiscard]] QueueThread& next() noexcept {
+        return *threads_[turn_.fetch_add(1, std::memory_order_relaxed) % threads_.size()];
+    }
+    // Ends every thread: what a device does whose queue failed, because a ring lets go of the
+    // kernel's commands only when it ends.
+    void quit_all();
+
+private:
+    std::vector<std::unique_ptr<QueueThread>> threads_;
+    std::atomic<std::size_t> turn_ = 0;
+};
+
+}  // namespace ashlar
