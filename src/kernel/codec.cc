@@ -1,0 +1,344 @@
+#include "kernel/codec.h"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+namespace ashlar::kernel {
+
+namespace {
+
+constexpr std::uint32_t block_size_max = 4096;             // the smallest page of any kernel
+constexpr std::uint32_t preferred_size_max = 256U << 20;   // the driver's limit, in bytes
+constexpr unsigned preferred_shift_max = 28;               // the same, as a shift
+constexpr std::uint32_t discard_granularity_default = 4096;
+constexpr std::uint64_t discard_max_default = std::uint64_t{1} << 30;
+
+// The kernel counts a disk's bytes in a signed 64-bit offset.
+constexpr std::uint64_t sectors_max = (std::uint64_t{1} << (63 - sector_shift)) - 1;
+
+std::uint8_t shift_of(std::uint32_t power_of_two) noexcept {
+    return static_cast<std::uint8_t>(std::countr_zero(power_of_two));
+}
+
+// Bytes as a 32-bit count of sectors that is a multiple of the logical block.
+std::uint32_t clipped_sectors(std::uint64_t bytes, std::uint32_t logical_block_size) noexcept {
+    const std::uint32_t block = logical_block_size >> sector_shift;
+    const std::uint64_t sectors =
+        std::min<std::uint64_t>(bytes >> sector_shift, std::numeric_limits<std::uint32_t>::max());
+    const auto clipped = static_cast<std::uint32_t>(sectors);
+    return clipped - clipped % block;
+}
+
+abi::ParamBasic encode_basic(const Geometry& geometry, const Capabilities& capabilities,
+                             const ParamsOptions& options) noexcept {
+    abi::ParamBasic basic{};
+    if (capabilities.read_only) basic.attrs |= abi::attr_read_only;
+    if (geometry.rotational) basic.attrs |= abi::attr_rotational;
+    if (capabilities.flush) {
+        basic.attrs |= abi::attr_volatile_cache;
+        if (options.fua) basic.attrs |= abi::attr_fua;
+    }
+    basic.logical_bs_shift = shift_of(geometry.logical_block_size);
+    basic.physical_bs_shift = shift_of(geometry.physical_block_size);
+    basic.io_min_shift =
+        geometry.io_min == 0 ? basic.physical_bs_shift : shift_of(geometry.io_min);
+    // Shift 0 says one byte, which the block layer rounds down to none.
+    basic.io_opt_shift = geometry.io_opt == 0 ? std::uint8_t{0} : shift_of(geometry.io_opt);
+    basic.max_sectors = clipped_sectors(options.io_max_bytes, geometry.logical_block_size);
+    basic.chunk_sectors = geometry.chunk >> sector_shift;
+    basic.dev_sectors = geometry.size >> sector_shift;
+    return basic;
+}
+
+abi::ParamDiscard encode_discard(const Geometry& geometry,
+                                 const Capabilities& capabilities) noexcept {
+    const std::uint32_t block = geometry.logical_block_size;
+    abi::ParamDiscard discard{};
+    discard.discard_granularity = geometry.discard_granularity != 0
+                                      ? geometry.discard_granularity
+                                      : std::max(discard_granularity_default, block);
+    if (capabilities.discard) {
+        const std::uint64_t bytes =
+            geometry.discard_max != 0 ? geometry.discard_max : discard_max_default;
+        discard.max_discard_sectors = clipped_sectors(bytes, block);
+    }
+    if (capabilities.write_zeroes) {
+        const std::uint64_t bytes =
+            geometry.write_zeroes_max != 0 ? geometry.write_zeroes_max : discard_max_default;
+        discard.max_write_zeroes_sectors = clipped_sectors(bytes, block);
+    }
+    discard.max_discard_segments = 1;  // the driver takes no other
+    return discard;
+}
+
+int decode_basic(const abi::ParamBasic& basic, DecodedParams& out) noexcept {
+    if (basic.logical_bs_shift < sector_shift ||
+        basic.physical_bs_shift < basic.logical_bs_shift ||
+        basic.physical_bs_shift > preferred_shift_max ||
+        basic.io_min_shift > preferred_shift_max || basic.io_opt_shift > preferred_shift_max) {
+        return EINVAL;
+    }
+    if (basic.dev_sectors > sectors_max) return EOVERFLOW;
+
+    Geometry& geometry = out.geometry;
+    geometry.size = basic.dev_sectors << sector_shift;
+    geometry.logical_block_size = 1U << basic.logical_bs_shift;
+    geometry.physical_block_size = 1U << basic.physical_bs_shift;
+    // The block layer raises io_min to the physical block and lowers an io_opt below it to none.
+    geometry.io_min = 1U << std::max(basic.io_min_shift, basic.physical_bs_shift);
+    geometry.io_opt =
+        basic.io_opt_shift < basic.physical_bs_shift ? 0 : 1U << basic.io_opt_shift;
+    geometry.rotational = (basic.attrs & abi::attr_rotational) != 0;
+
+    // Bytes in 32 bits, as the types have them. A chunk past that is left out, not misstated.
+    constexpr std::uint32_t sectors_32 = std::numeric_limits<std::uint32_t>::max() >> sector_shift;
+    geometry.chunk = basic.chunk_sectors > sectors_32 ? 0 : basic.chunk_sectors << sector_shift;
+    out.io_max_bytes = std::min(basic.max_sectors, sectors_32) << sector_shift;
+
+    out.capabilities.read_only = (basic.attrs & abi::attr_read_only) != 0;
+    out.capabilities.flush = (basic.attrs & abi::attr_volatile_cache) != 0;
+    out.capabilities.fua = out.capabilities.flush && (basic.attrs & abi::attr_fua) != 0;
+    return 0;
+}
+
+void decode_discard(const abi::ParamDiscard& discard, DecodedParams& out) noexcept {
+    out.geometry.discard_granularity = discard.discard_granularity;
+    out.geometry.discard_max = std::uint64_t{discard.max_discard_sectors} << sector_shift;
+    out.geometry.write_zeroes_max = std::uint64_t{discard.max_write_zeroes_sectors}
+                                    << sector_shift;
+    out.capabilities.discard = discard.max_discard_sectors != 0;
+    out.capabilities.write_zeroes = discard.max_write_zeroes_sectors != 0;
+}
+
+std::unexpected<std::string> refuse(std::string_view what, std::uint64_t value,
+                                    std::string_view allowed) {
+    std::string reason{what};
+    reason += " is ";
+    reason += std::to_string(value);
+    reason += "; ";
+    reason += allowed;
+    return std::unexpected{std::move(reason)};
+}
+
+}  // namespace
+
+abi::IoDesc encode_request(const Request& request, std::uint32_t flags,
+                           std::uint64_t addr) noexcept {
+    abi::IoDesc desc{};
+    for (std::uint32_t op = 0; op < detail::op_rule_count; ++op) {
+        const detail::OpRule& rule = detail::op_rules.rule[op];
+        if (!rule.known || rule.op != request.op) continue;
+        desc.op_flags = op | (flags & ~std::uint32_t{0xff});
+        desc.start_sector = request.offset >> sector_shift & rule.mask;
+        desc.nr_sectors =
+            static_cast<std::uint32_t>(request.length >> rule.length_shift & rule.mask);
+    }
+    if (request.fua) desc.op_flags |= abi::io_f_fua;
+    if (request.no_unmap) desc.op_flags |= abi::io_f_nounmap;
+    desc.addr = addr;
+    return desc;
+}
+
+std::optional<BatchElement> decode_batch_element(std::uint16_t flags,
+                                                 std::span<const std::byte> in) noexcept {
+    if (in.size() < batch_element_bytes(flags)) return std::nullopt;
+    abi::ElemHeader header;
+    std::memcpy(&header, in.data(), sizeof header);
+    BatchElement element{.tag = header.tag, .buf_index = header.buf_index,
+                         .result = header.result};
+    std::size_t at = sizeof header;
+    if ((flags & abi::batch_f_has_buf_addr) != 0) {
+        std::memcpy(&element.buf_addr, in.data() + at, sizeof element.buf_addr);
+        at += sizeof element.buf_addr;
+    }
+    if ((flags & abi::batch_f_has_zone_lba) != 0) {
+        std::memcpy(&element.zone_lba, in.data() + at, sizeof element.zone_lba);
+    }
+    return element;
+}
+
+abi::CtrlCmd make_control_command(const ControlArguments& arguments) noexcept {
+    return {.dev_id = arguments.dev_id,
+            .queue_id = arguments.queue_id,
+            .len = arguments.length,
+            .addr = reinterpret_cast<std::uintptr_t>(arguments.buffer),
+            .data = {arguments.data},
+            .dev_path_len = arguments.dev_path_len,
+            .pad = 0,
+            .reserved = 0};
+}
+
+std::vector<std::byte> prepend_device_path(std::string_view path,
+                                           std::span<const std::byte> payload) {
+    std::vector<std::byte> buffer(path.size() + 1 + payload.size());
+    if (!path.empty()) std::memcpy(buffer.data(), path.data(), path.size());
+    if (!payload.empty()) {
+        std::memcpy(buffer.data() + path.size() + 1, payload.data(), payload.size());
+    }
+    return buffer;
+}
+
+abi::DevInfo encode_dev_info(const DevSettings& settings) noexcept {
+    abi::DevInfo info{};
+    info.nr_hw_queues = settings.queues;
+    info.queue_depth = settings.depth;
+    info.state = static_cast<std::uint16_t>(settings.state);
+    // The field was padding before f_io_desc_size, so it stays 0 without it.
+    if ((settings.features & abi::f_io_desc_size) != 0) info.io_desc_size = settings.desc_size;
+    info.max_io_buf_bytes = settings.io_max_bytes;
+    info.dev_id = settings.dev_id;
+    info.ublksrv_pid = settings.server_pid;
+    info.flags = settings.features;
+    info.ublksrv_flags = settings.server_flags;
+    info.owner_uid = settings.owner_uid;
+    info.owner_gid = settings.owner_gid;
+    return info;
+}
+
+DevSettings decode_dev_info(const abi::DevInfo& info) noexcept {
+    DevSettings settings;
+    settings.dev_id = info.dev_id;
+    settings.queues = info.nr_hw_queues;
+    settings.depth = info.queue_depth;
+    settings.io_max_bytes = info.max_io_buf_bytes;
+    settings.features = info.flags;
+    settings.server_flags = info.ublksrv_flags;
+    settings.desc_size = (info.flags & abi::f_io_desc_size) != 0 && info.io_desc_size != 0
+                             ? info.io_desc_size
+                             : static_cast<std::uint16_t>(sizeof(abi::IoDesc));
+    settings.state = static_cast<abi::DevState>(info.state);
+    settings.server_pid = info.ublksrv_pid;
+    settings.owner_uid = info.owner_uid;
+    settings.owner_gid = info.owner_gid;
+    return settings;
+}
+
+std::string_view state_name(abi::DevState state) noexcept {
+    switch (state) {
+        case abi::DevState::dead: return "dead";
+        case abi::DevState::live: return "live";
+        case abi::DevState::quiesced: return "quiesced";
+        case abi::DevState::fail_io: return "fail_io";
+    }
+    return "unknown";
+}
+
+std::expected<void, std::string> validate_geometry(const Geometry& geometry) {
+    const std::uint32_t block = geometry.logical_block_size;
+    if (!std::has_single_bit(block) || block < 512 || block > block_size_max) {
+        return refuse("logical block size", block, "allowed are 512, 1024, 2048 and 4096");
+    }
+    if (geometry.size == 0) return refuse("size", 0, "it must be at least one logical block");
+    if (geometry.size % block != 0) {
+        return refuse("size", geometry.size,
+                      "it must be a multiple of the logical block size " + std::to_string(block));
+    }
+    if (geometry.size >> sector_shift > sectors_max) {
+        return refuse("size", geometry.size, "it must be less than 2^63");
+    }
+    if (!std::has_single_bit(geometry.physical_block_size) ||
+        geometry.physical_block_size < block ||
+        geometry.physical_block_size > preferred_size_max) {
+        return refuse("physical block size", geometry.physical_block_size,
+                      "it must be a power of two from the logical block size " +
+                          std::to_string(block) + " to 268435456");
+    }
+    const std::string preferred_allowed = "it must be 0 or a power of two from the physical block "
+                                          "size " +
+                                          std::to_string(geometry.physical_block_size) +
+                                          " to 268435456";
+    const auto preferred_valid = [&](std::uint32_t bytes) {
+        return bytes == 0 || (std::has_single_bit(bytes) &&
+                              bytes >= geometry.physical_block_size && bytes <= preferred_size_max);
+    };
+    if (!preferred_valid(geometry.io_min)) {
+        return refuse("io_min", geometry.io_min, preferred_allowed);
+    }
+    if (!preferred_valid(geometry.io_opt)) {
+        return refuse("io_opt", geometry.io_opt, preferred_allowed);
+    }
+    const std::string multiple_allowed =
+        "it must be 0 or a multiple of the logical block size " + std::to_string(block);
+    if (geometry.chunk % block != 0) return refuse("chunk", geometry.chunk, multiple_allowed);
+    if (geometry.discard_granularity % block != 0) {
+        return refuse("discard granularity", geometry.discard_granularity, multiple_allowed);
+    }
+    if (geometry.discard_max % block != 0) {
+        return refuse("discard_max", geometry.discard_max, multiple_allowed);
+    }
+    if (geometry.write_zeroes_max % block != 0) {
+        return refuse("write_zeroes_max", geometry.write_zeroes_max, multiple_allowed);
+    }
+    return {};
+}
+
+abi::Params encode_params(const Geometry& geometry, const Capabilities& capabilities,
+                          const ParamsOptions& options) noexcept {
+    abi::Params params{};
+    params.len = sizeof(abi::Params);
+    params.types = abi::param_type_basic;
+    params.basic = encode_basic(geometry, capabilities, options);
+    if (!capabilities.read_only && (capabilities.discard || capabilities.write_zeroes)) {
+        params.types |= abi::param_type_discard;
+        params.discard = encode_discard(geometry, capabilities);
+    }
+    if (options.zoned) {
+        params.types |= abi::param_type_zoned;
+        params.zoned = *options.zoned;
+    }
+    if (options.dma_alignment != 0) {
+        params.types |= abi::param_type_dma_align;
+        params.dma.alignment = options.dma_alignment - 1;
+    }
+    if (options.segment) {
+        params.types |= abi::param_type_segment;
+        params.seg = *options.segment;
+    }
+    if (options.integrity) {
+        params.types |= abi::param_type_integrity;
+        params.integrity = *options.integrity;
+    }
+    return params;
+}
+
+std::expected<DecodedParams, int> decode_params(std::span<const std::byte> bytes) {
+    if (bytes.size() < offsetof(abi::Params, basic)) return std::unexpected{EINVAL};
+    abi::Params params{};
+    std::memcpy(&params, bytes.data(), std::min(bytes.size(), sizeof params));
+
+    // params.len is what the server said when it set them, not how much is here: even a device
+    // without parameters has its numbers filled in.
+    const auto given = [&](std::uint32_t type, std::size_t end) {
+        return (params.types & type) != 0 && end <= bytes.size();
+    };
+    DecodedParams out;
+    if (given(abi::param_type_basic, offsetof(abi::Params, discard))) {
+        if (const int error = decode_basic(params.basic, out); error != 0) {
+            return std::unexpected{error};
+        }
+    }
+    if (given(abi::param_type_discard, offsetof(abi::Params, devt))) {
+        decode_discard(params.discard, out);
+    }
+    if (given(abi::param_type_devt, offsetof(abi::Params, zoned))) {
+        out.numbers = DeviceNumbers{params.devt.char_major, params.devt.char_minor,
+                                    params.devt.disk_major, params.devt.disk_minor};
+    }
+    if (given(abi::param_type_zoned, offsetof(abi::Params, dma))) out.zoned = params.zoned;
+    if (given(abi::param_type_dma_align,
+              offsetof(abi::Params, dma) + sizeof(abi::ParamDmaAlign))) {
+        if (!std::has_single_bit(std::uint64_t{params.dma.alignment} + 1) ||
+            params.dma.alignment == std::numeric_limits<std::uint32_t>::max()) {
+            return std::unexpected{EINVAL};
+        }
+        out.dma_alignment = params.dma.alignment + 1;
+    }
+    if (given(abi::param_type_segment, offsetof(abi::Params, integrity))) {
+        out.segment = params.seg;
+    }
+    if (given(abi::param_type_integrity, sizeof(abi::Params))) out.integrity = params.integrity;
+    return out;
+}
+
+}  // namespace ashlar::kernel
