@@ -35,6 +35,8 @@ bool await_end(const Fd& process) {
 
 int del_device(Control& control, DeviceId id, bool force) {
     auto info = control.info(id);
+    // What a killed server left is of no use without the device.
+    if (!info && info.error().code == ENODEV) remove_state(id);
     if (!info) return fail(info.error());
     if (!force) {
         if (auto user = who_uses(id)) {
@@ -67,6 +69,14 @@ int del_device(Control& control, DeviceId id, bool force) {
     return kSuccess;
 }
 
+// State files of devices that vanished without their server or 'del' seeing it.
+void remove_stale_state(Control& control) {
+    for (const DeviceId id : ids_with_state()) {
+        auto info = control.info(id);
+        if (!info && info.error().code == ENODEV) remove_state(id);
+    }
+}
+
 int del_devices(const DelOptions& options) {
     std::vector<DeviceId> ids;
     for (const std::string& text : options.devices) {
@@ -95,6 +105,7 @@ int del_devices(const DelOptions& options) {
     for (const DeviceId id : ids) {
         if (del_device(*control, id, options.force) != kSuccess) status = kFailure;
     }
+    if (options.all) remove_stale_state(*control);
     return status;
 }
 

@@ -28,15 +28,30 @@ std::optional<DeviceId> parse_device(std::string_view text) {
 
 namespace {
 
-// The deepest subcommand that was named: whose --help to point at.
-std::string help_of(const CLI::App& app) {
-    std::string path = app.get_name();
-    const CLI::App* at = &app;
-    while (!at->get_subcommands().empty()) {
-        at = at->get_subcommands().front();
-        path += " " + at->get_name();
+// The deepest subcommand that was named, and how it is called.
+struct Named {
+    const CLI::App* app;
+    std::string path;
+};
+Named deepest(const CLI::App& app) {
+    Named named{&app, app.get_name()};
+    while (!named.app->get_subcommands().empty()) {
+        named.app = named.app->get_subcommands().front();
+        named.path += " " + named.app->get_name();
     }
-    return path;
+    return named;
+}
+
+// CLI11 says that a subcommand is missing; people want to know which word was wrong.
+std::string explain(const CLI::ParseError& error, const CLI::App& app) {
+    const auto known = app.get_subcommands([](const CLI::App*) { return true; });
+    const auto words = app.remaining(true);
+    if (known.empty() || words.empty()) return error.what();
+    std::string names;
+    for (const CLI::App* command : known) {
+        names += (names.empty() ? "" : ", ") + command->get_name();
+    }
+    return fmt::format("'{}' is unknown here; known are {}", words.front(), names);
 }
 
 std::string one_line(std::string text) {
@@ -69,7 +84,9 @@ int run(int argc, char** argv) {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
         if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-        complain(fmt::format("{}; see '{} --help'", one_line(error.what()), help_of(app)));
+        const Named named = deepest(app);
+        complain(fmt::format("{}; see '{} --help'", one_line(explain(error, *named.app)),
+                             named.path));
         return kUsage;
     }
     const int status = action();

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
+#include <filesystem>
 #include <fmt/format.h>
 #include <fstream>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "cli/command.h"
 
 namespace ashlar::cli {
 namespace {
@@ -70,6 +72,18 @@ std::optional<ServerState> read_state(DeviceId id) {
 void remove_state(DeviceId id) noexcept {
     unlink(state_path(id).c_str());
     unlink(socket_path(id).c_str());
+}
+
+std::vector<DeviceId> ids_with_state() {
+    std::vector<DeviceId> ids;
+    std::error_code none;
+    for (const auto& entry : std::filesystem::directory_iterator(kDirectory, none)) {
+        if (entry.path().extension() != ".json") continue;
+        if (const auto id = parse_device("ublkb" + entry.path().stem().string().substr(4))) {
+            ids.push_back(*id);
+        }
+    }
+    return ids;
 }
 
 Result<nlohmann::json> receive_line(int socket) {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <ashlar/result.h>
 
@@ -25,6 +26,9 @@ struct ServerState {
 [[nodiscard]] std::optional<ServerState> read_state(DeviceId id);
 // Removes file and socket; it is no error when there are none.
 void remove_state(DeviceId id) noexcept;
+
+// The ids that state files name, whether or not their devices exist.
+[[nodiscard]] std::vector<DeviceId> ids_with_state();
 
 [[nodiscard]] std::string socket_path(DeviceId id);
 

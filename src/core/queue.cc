@@ -30,6 +30,8 @@ Result<Mapping> map_private(const QueueConfig& config, std::size_t size, const c
     if (memory == MAP_FAILED) {
         return std::unexpected(queue_error(config, std::string("map ") + what, errno));
     }
+    // A huge page would zero 2 MiB at the first touch of a buffer of which 4 KiB are used.
+    static_cast<void>(madvise(memory, size, MADV_NOHUGEPAGE));
     return Mapping(memory, size);
 }
 

@@ -86,6 +86,10 @@ Result<std::shared_ptr<Backend>> open_memory(const MemoryOptions& options) {
                                      .detail = "this kernel has no transparent huge pages",
                                      .hint = "leave hugepages off"});
     }
+    if (!options.hugepages) {
+        // Whatever the system's default is: sparse to the page. EINVAL: no huge pages to avoid.
+        static_cast<void>(madvise(bytes, size, MADV_NOHUGEPAGE));
+    }
     return make_backend(std::make_shared<Memory>(options.geometry, static_cast<std::byte*>(bytes)));
 }
 

@@ -1,0 +1,350 @@
+// The reactor on a real io_uring. Commands go to /dev/null, which takes any (result 0), and to a
+// memory file, which takes none (a negative errno): no driver is needed.
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <fcntl.h>
+#include <functional>
+#include <future>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/fd.h"
+#include "reactor/reactor.h"
+#include "support/system_calls.h"
+
+namespace ashlar {
+namespace {
+
+namespace abi = kernel::abi;
+using std::chrono::milliseconds;
+
+// Long enough to never pass in a test that works.
+constexpr auto kLong = milliseconds(60'000);
+
+struct Recorder final : Operation {
+    void complete(std::int32_t res, std::uint32_t) noexcept override {
+        ++calls;
+        result = res;
+        if (then) then();
+    }
+    int calls = 0;
+    std::int32_t result = 0;
+    std::function<void()> then;
+};
+
+Fd dev_null() { return Fd(open("/dev/null", O_RDWR | O_CLOEXEC)); }
+Fd memory_file() { return Fd(memfd_create("not a device", MFD_CLOEXEC)); }
+
+std::unique_ptr<Reactor> open_reactor(const ReactorOptions& options = {}) {
+    auto reactor = open_uring_reactor(options);
+    if (!reactor) throw std::runtime_error(reactor.error().message());
+    return std::move(*reactor);
+}
+
+FileSlot add(Reactor& reactor, const Fd& fd) { return reactor.register_file(fd.get()).value(); }
+
+constexpr abi::IoCmd kCommand{.q_id = 1, .tag = 2, .result = 3, .addr = 4};
+
+// Pushes the reactor's own first submission (it listens for post()), so that rounds can be counted.
+void settle(Reactor& reactor) {
+    std::atomic<bool> called = false;
+    reactor.post([&] { called = true; });
+    while (!called) ASSERT_EQ(reactor.run_once(kLong), 0);
+}
+
+// ---- Opening -----------------------------------------------------------------------------------
+
+TEST(UringReactor, RefusesSizesThatNoRingHas) {
+    for (const unsigned entries : {0U, 32'769U, ~0U}) {
+        auto reactor = open_uring_reactor({.entries = entries});
+        ASSERT_FALSE(reactor) << entries;
+        EXPECT_EQ(reactor.error().code, EINVAL);
+        EXPECT_EQ(reactor.error().detail, "entries must be 1 to 32768");
+    }
+}
+
+TEST(UringReactor, OpensWithTheSmallestAndLargest) {
+    EXPECT_TRUE(open_uring_reactor({.entries = 1, .files = 1}));
+    EXPECT_TRUE(open_uring_reactor({.entries = 32'768, .files = 1}));
+}
+
+// ---- Commands ----------------------------------------------------------------------------------
+
+TEST(UringReactor, AnIoCommandCompletesWithItsResult) {
+    const Fd null = dev_null();
+    const Fd file = memory_file();
+    auto reactor = open_reactor();
+    const FileSlot good = add(*reactor, null);
+    const FileSlot bad = add(*reactor, file);
+    Recorder taken, refused;
+    reactor->io_command(good, abi::u_io_fetch_req, kCommand, taken);
+    reactor->io_command(bad, abi::u_io_fetch_req, kCommand, refused);
+    EXPECT_EQ(taken.calls + refused.calls, 0) << "nothing happens before the round";
+    while (taken.calls + refused.calls < 2) ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(taken.calls, 1);
+    EXPECT_EQ(taken.result, 0);
+    EXPECT_EQ(refused.calls, 1);
+    EXPECT_EQ(refused.result, -EOPNOTSUPP);
+}
+
+TEST(UringReactor, ACommandOnAnEmptySlotFails) {
+    auto reactor = open_reactor();
+    Recorder operation;
+    reactor->io_command(3, abi::u_io_fetch_req, kCommand, operation);
+    while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(operation.result, -EBADF);
+}
+
+TEST(UringReactor, ControlCommands) {
+    const Fd null = dev_null();
+    const Fd file = memory_file();
+    auto reactor = open_reactor({.entries = 4, .files = 1, .control_commands = true});
+    const abi::CtrlCmd command{};
+    Recorder taken, refused, closed;
+    reactor->control_command(null.get(), abi::u_cmd_add_dev, command, taken);
+    reactor->control_command(file.get(), abi::u_cmd_add_dev, command, refused);
+    reactor->control_command(-1, abi::u_cmd_add_dev, command, closed);
+    while (taken.calls + refused.calls + closed.calls < 3) ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(taken.result, 0);
+    EXPECT_EQ(refused.result, -EOPNOTSUPP);
+    EXPECT_EQ(closed.result, -EBADF);
+}
+
+TEST(UringReactor, MoreThanTheRingHolds) {
+    const Fd null = dev_null();
+    auto reactor = open_reactor({.entries = 4});
+    const FileSlot slot = add(*reactor, null);
+    std::vector<Recorder> operations(1000);
+    for (Recorder& operation : operations) {
+        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+    }
+    int done = 0;
+    while (done < 1000) {
+        ASSERT_EQ(reactor->run_once(kLong), 0);
+        done = 0;
+        for (const Recorder& operation : operations) done += operation.calls;
+    }
+    for (const Recorder& operation : operations) {
+        EXPECT_EQ(operation.calls, 1);
+        EXPECT_EQ(operation.result, 0);
+    }
+}
+
+TEST(UringReactor, CompletionsMaySubmitMoreThanTheRingHolds) {
+    const Fd null = dev_null();
+    auto reactor = open_reactor({.entries = 2});
+    const FileSlot slot = add(*reactor, null);
+    std::vector<Recorder> second(500);
+    Recorder first;
+    first.then = [&] {
+        for (Recorder& operation : second) {
+            reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+        }
+    };
+    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, first);
+    int done = 0;
+    while (done < 500) {
+        ASSERT_EQ(reactor->run_once(kLong), 0);
+        done = 0;
+        for (const Recorder& operation : second) done += operation.calls;
+    }
+    EXPECT_EQ(done, 500);
+}
+
+// ---- Rounds ------------------------------------------------------------------------------------
+
+TEST(UringReactor, OneRoundTakesAllThatIsThere) {
+    const Fd null = dev_null();
+    auto reactor = open_reactor({.entries = 64});
+    const FileSlot slot = add(*reactor, null);
+    settle(*reactor);
+    const std::uint64_t before = reactor->rounds();
+    std::vector<Recorder> operations(64);
+    for (Recorder& operation : operations) {
+        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+    }
+    ASSERT_EQ(reactor->run_once(std::nullopt), 0);
+    EXPECT_EQ(reactor->rounds(), before + 1);
+    for (const Recorder& operation : operations) EXPECT_EQ(operation.calls, 1);
+}
+
+// Every completion submits its successor, as a queue's commit does: what the last round brought
+// leaves with the next one's wait, so a round is one system call whatever it carries.
+void count_system_calls(std::optional<milliseconds> timeout) {
+    constexpr int kRounds = 50;
+    const Fd null = dev_null();
+    auto reactor = open_reactor({.entries = 64});
+    const FileSlot slot = add(*reactor, null);
+    std::array<Recorder, 32> operations;
+    for (Recorder& operation : operations) {
+        operation.then = [&] {
+            reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+        };
+    }
+    settle(*reactor);
+    const std::uint64_t before = reactor->rounds();
+    for (Recorder& operation : operations) operation.then();
+    const test::SystemCallCounter enters(__NR_io_uring_enter);
+    for (int round = 0; round < kRounds; ++round) ASSERT_EQ(reactor->run_once(timeout), 0);
+    EXPECT_EQ(enters.count(), std::uint64_t{kRounds});
+    EXPECT_EQ(reactor->rounds() - before, std::uint64_t{kRounds});
+    for (const Recorder& operation : operations) EXPECT_EQ(operation.calls, kRounds);
+    // The end of the ring makes no io_uring_enter; the counter outlives it nevertheless.
+    reactor.reset();
+}
+
+TEST(UringReactor, OneSystemCallARound) {
+    std::thread([] { count_system_calls(std::nullopt); }).join();
+}
+
+TEST(UringReactor, OneSystemCallARoundAlsoWithATimeOut) {
+    std::thread([] { count_system_calls(kLong); }).join();
+}
+
+// ---- Time-outs ---------------------------------------------------------------------------------
+
+TEST(UringReactor, ATimeOutWithNothingToDoIsETIME) {
+    auto reactor = open_reactor();
+    settle(*reactor);
+    ASSERT_EQ(reactor->run_once(milliseconds(1)), ETIME);  // may push the reactor's own read
+    EXPECT_EQ(reactor->run_once(milliseconds(1)), ETIME);
+    EXPECT_EQ(reactor->run_once(milliseconds(0)), ETIME);
+}
+
+TEST(UringReactor, TheFirstRoundsTimeOutIsETIMEToo) {
+    auto reactor = open_reactor();
+    EXPECT_EQ(reactor->run_once(milliseconds(1)), ETIME);
+}
+
+TEST(UringReactor, ARoundThatBringsSomethingIsNoTimeOut) {
+    const Fd null = dev_null();
+    auto reactor = open_reactor();
+    const FileSlot slot = add(*reactor, null);
+    settle(*reactor);
+    Recorder operation;
+    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+    EXPECT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(operation.calls, 1);
+}
+
+// ---- Files -------------------------------------------------------------------------------------
+
+TEST(UringReactor, FilesUntilFullAndAgain) {
+    const Fd null = dev_null();
+    auto reactor = open_reactor({.entries = 8, .files = 3});
+    std::vector<FileSlot> slots;
+    for (int i = 0; i < 3; ++i) slots.push_back(add(*reactor, null));
+    auto full = reactor->register_file(null.get());
+    ASSERT_FALSE(full);
+    EXPECT_EQ(full.error().code, ENFILE);
+    EXPECT_EQ(full.error().operation, "register file");
+
+    reactor->unregister_file(slots[1]);
+    const FileSlot again = add(*reactor, null);
+    EXPECT_EQ(again, slots[1]);
+    EXPECT_FALSE(reactor->register_file(null.get()));
+    for (const FileSlot slot : {slots[0], again, slots[2]}) {
+        Recorder operation;
+        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+        while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
+        EXPECT_EQ(operation.result, 0) << slot;
+        reactor->unregister_file(slot);
+    }
+    Recorder operation;
+    reactor->io_command(slots[0], abi::u_io_fetch_req, kCommand, operation);
+    while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(operation.result, -EBADF) << "the reactor holds no file that was given back";
+}
+
+TEST(UringReactor, ABadDescriptorTakesNoSlot) {
+    const Fd null = dev_null();
+    auto reactor = open_reactor({.entries = 8, .files = 1});
+    for (int i = 0; i < 3; ++i) {
+        auto bad = reactor->register_file(100'000);
+        ASSERT_FALSE(bad);
+        EXPECT_EQ(bad.error().code, EBADF);
+    }
+    EXPECT_TRUE(reactor->register_file(null.get()));
+}
+
+TEST(UringReactor, ARegisteredFileOutlivesItsDescriptor) {
+    auto reactor = open_reactor();
+    Fd null = dev_null();
+    const FileSlot slot = add(*reactor, null);
+    null.reset();
+    Recorder operation;
+    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+    while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(operation.result, 0);
+}
+
+// ---- post --------------------------------------------------------------------------------------
+
+TEST(UringReactor, APostFromAnotherThreadEndsAWait) {
+    auto reactor = open_reactor();
+    const auto owner = std::this_thread::get_id();
+    std::thread::id ran_on;
+    bool called = false;
+    std::promise<void> waiting;
+    std::thread other([&] {
+        waiting.get_future().wait();
+        reactor->post([&] {
+            ran_on = std::this_thread::get_id();
+            called = true;
+        });
+    });
+    waiting.set_value();
+    while (!called) ASSERT_EQ(reactor->run_once(std::nullopt), 0);
+    other.join();
+    EXPECT_EQ(ran_on, owner);
+}
+
+TEST(UringReactor, PostsKeepTheirOrder) {
+    auto reactor = open_reactor();
+    std::vector<int> order;
+    for (int i = 0; i < 100; ++i) reactor->post([&order, i] { order.push_back(i); });
+    while (order.size() < 100) ASSERT_EQ(reactor->run_once(kLong), 0);
+    for (int i = 0; i < 100; ++i) EXPECT_EQ(order[static_cast<std::size_t>(i)], i);
+}
+
+TEST(UringReactor, NoPostOfManyThreadsIsLost) {
+    constexpr int kThreads = 4;
+    constexpr int kEach = 2000;
+    auto reactor = open_reactor();
+    int count = 0;
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < kThreads; ++i) {
+        threads.emplace_back([&] {
+            for (int each = 0; each < kEach; ++each) reactor->post([&count] { ++count; });
+        });
+    }
+    while (count < kThreads * kEach) ASSERT_EQ(reactor->run_once(std::nullopt), 0);
+    EXPECT_EQ(count, kThreads * kEach);
+}
+
+TEST(UringReactor, APostMayPost) {
+    auto reactor = open_reactor();
+    int depth = 0;
+    std::function<void()> again = [&] {
+        if (++depth < 10) reactor->post(again);
+    };
+    reactor->post(again);
+    while (depth < 10) ASSERT_EQ(reactor->run_once(std::nullopt), 0);
+}
+
+TEST(UringReactor, WhatWasPostedAndNeverRanIsDestroyed) {
+    auto kept = std::make_shared<int>(1);
+    auto reactor = open_reactor();
+    reactor->post([kept] {});
+    EXPECT_EQ(kept.use_count(), 2);
+    reactor.reset();
+    EXPECT_EQ(kept.use_count(), 1);
+}
+
+}  // namespace
+}  // namespace ashlar

@@ -1,0 +1,123 @@
+"""What the tests that need a real ublk driver share. They run as root inside the VM (vm/run), or
+on any machine with the driver."""
+import glob
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+
+def run(*command, check=True, timeout=300, **options):
+    """Runs a command; its output is in the failure's message."""
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True,
+                            timeout=timeout, **options)
+    if check and result.returncode != 0:
+        raise AssertionError(f"{' '.join(map(str, command))} gave {result.returncode}\n"
+                             f"{result.stdout}{result.stderr}")
+    return result
+
+
+def ashlar(*arguments, check=True, **options):
+    return run("ashlar", *arguments, check=check, **options)
+
+
+def ashlar_json(*arguments):
+    return json.loads(ashlar(*arguments, "--json").stdout)
+
+
+def add(*arguments):
+    return ashlar_json("add", *arguments)
+
+
+def read_text(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def resident_kib(pid):
+    for line in read_text(f"/proc/{pid}/status").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise AssertionError(f"no VmRSS of process {pid}")
+
+
+def wait_until(condition, what, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still not so after {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+def servers():
+    """Process ids of all ashlar processes."""
+    found = []
+    for path in glob.glob("/proc/[0-9]*/comm"):
+        try:
+            if read_text(path).strip() == "ashlar":
+                found.append(int(path.split("/")[2]))
+        except FileNotFoundError:
+            pass
+    return found
+
+
+def traces():
+    """Everything a device can leave behind."""
+    return {
+        "devices": ashlar_json("list"),
+        "processes": servers(),
+        "nodes": sorted(glob.glob("/dev/ublk[bc]*")),
+        "state": sorted(glob.glob("/run/ashlar/ublk*")),
+    }
+
+
+NOTHING = {"devices": [], "processes": [], "nodes": [], "state": []}
+
+
+def fio(path, **options):
+    settings = dict(name="test", filename=path, ioengine="io_uring", direct=1, thread=1,
+                    verify_state_save=0, output_format="json")
+    settings.update(options)
+    words = [f"--{key.replace('_', '-') if key == 'output_format' else key}={value}"
+             for key, value in settings.items()]
+    return json.loads(run("fio", *words, cwd="/tmp").stdout)
+
+
+def kill_server(pid):
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pid not in servers() or is_zombie(pid), f"process {pid} ends")
+
+
+def is_zombie(pid):
+    try:
+        return read_text(f"/proc/{pid}/stat").rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+class Mounted:
+    """A file system on a device, mounted on a fresh directory."""
+
+    def __init__(self, path, *options):
+        self.path, self.options = path, options
+        self.point = tempfile.mkdtemp(prefix="mount-", dir="/tmp")
+
+    def __enter__(self):
+        run("/bin/mount", *self.options, self.path, self.point)
+        return self.point
+
+    def __exit__(self, *_):
+        run("/bin/umount", self.point)
+        os.rmdir(self.point)
+
+
+class DeviceTest(unittest.TestCase):
+    """Starts and ends with no device; what a failed test left is removed."""
+
+    def setUp(self):
+        ashlar("del", "--all", "--force", check=False)
+        self.addCleanup(ashlar, "del", "--all", "--force", check=False)
+        self.assertEqual(traces(), NOTHING)
