@@ -7,7 +7,6 @@
 #include <cstring>
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/utsname.h>
 #include <utility>
 
 #include "base/fd.h"
@@ -29,12 +28,6 @@ constexpr auto kClassPath = "/sys/class/ublk-char";
 // Room for the CPU masks of every machine the kernel runs on (NR_CPUS is at most 8192).
 constexpr std::uint16_t kAffinityBytes = 1024;
 constexpr ReactorOptions kRing{.entries = 4, .files = 1, .control_commands = true};
-
-kernel::KernelVersion running_version() {
-    utsname names{};
-    if (uname(&names) != 0) return {};
-    return kernel::parse_kernel_version(names.release).value_or(kernel::KernelVersion{});
-}
 
 // A command on its way, with the buffer the kernel reads or fills.
 struct Call final : Operation {
@@ -207,7 +200,7 @@ Result<Control> Control::open(Options options) {
     // ioctl encoding came with 6.4 and nothing answers before a device exists, so its version must
     // tell. Kernels that dropped the legacy opcodes are all newer.
     const auto* encoding = kernel::find_feature(abi::f_cmd_ioctl_encode);
-    state->ioctl_commands = running_version() >= encoding->since;
+    state->ioctl_commands = kernel::running_kernel_version() >= encoding->since;
     return Control(std::move(state));
 }
 
@@ -218,7 +211,7 @@ Result<std::uint64_t> Control::features() {
     // ENODEV: a driver that takes every unknown command for one about a device.
     const int code = answer.error().code;
     if (code == EOPNOTSUPP || code == EINVAL || code == ENODEV) {
-        return kernel::infer_features(running_version());
+        return kernel::infer_features(kernel::running_kernel_version());
     }
     return std::unexpected(answer.error());
 }

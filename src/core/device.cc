@@ -102,7 +102,9 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
                      .detail = std::move(detail)};
     }
 
+    Result<void> add(std::optional<DeviceId> id);
     Result<void> start();
+    Result<void> renew();
     Result<void> stop();
     Result<void> remove();
     Result<std::shared_ptr<CharDevice>> open_char_device();
@@ -121,6 +123,7 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
     DeviceInfo info;
     Geometry geometry;
     Capabilities capabilities;
+    bool restartable = false;  // the driver can start a stopped device again
     std::vector<LiveCounters> counters;
 
     std::mutex pool_mutex;  // guards the pool's end, which stop() and wait() may both see
@@ -143,22 +146,42 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, DeviceOptions op
 
     auto control = Control::open({.timeout = options.timeout});
     if (!control) return std::unexpected(control.error());
+    auto features = control->features();
+    if (!features) return std::unexpected(features.error());
     auto state = std::make_shared<State>(std::move(*control), std::move(backend), options);
-    auto info = state->control.add({.id = options.id,
-                                    .queues = options.queues,
-                                    .depth = options.depth,
-                                    .io_max = options.io_max});
-    if (!info) return std::unexpected(info.error());
-    state->info = *info;
     state->geometry = geometry;
     state->capabilities = capabilities;
-    state->counters = std::vector<LiveCounters>(info->queues);
-    if (auto set = state->control.set_params(info->id, geometry, capabilities, info->io_max); !set) {
-        // The first error is the one to tell; a removal that fails too leaves a dead device.
-        static_cast<void>(state->control.remove(info->id));
-        return std::unexpected(set.error());
-    }
+    // Drivers before 6.16 keep a stopped device's tags as fetched. No flag tells, but QUIESCE came
+    // with the same release.
+    state->restartable = (*features & kernel::abi::f_quiesce) != 0;
+    if (auto added = state->add(options.id); !added) return std::unexpected(added.error());
+    state->counters = std::vector<LiveCounters>(state->info.queues);
     return Device(std::move(state));
+}
+
+// Adds the device to the kernel with its parameters; on failure nothing is left.
+Result<void> Device::State::add(std::optional<DeviceId> id) {
+    auto added = control.add(
+        {.id = id, .queues = options.queues, .depth = options.depth, .io_max = options.io_max});
+    if (!added) return std::unexpected(added.error());
+    info = *added;
+    auto set = control.set_params(info.id, geometry, capabilities, info.io_max);
+    // The first error is the one to tell; a removal that fails too leaves a dead device.
+    if (!set) static_cast<void>(control.remove(info.id));
+    return set;
+}
+
+// A fresh device with the same id in place of one that the driver cannot start again.
+Result<void> Device::State::renew() {
+    const DeviceId id = info.id;
+    Result<void> step = control.remove(id);
+    if (step) step = add(id);
+    if (!step) {
+        // Removal may end later, when the last holder of the block device closes it.
+        const std::lock_guard lock(mutex);
+        stage = DeviceStage::removed;
+    }
+    return step;
 }
 
 // The kernel allows one open at a time and ends the last one a moment after its close.
@@ -182,6 +205,7 @@ Result<void> Device::State::make_threads() {
         pool = std::static_pointer_cast<QueueThreadPool>(options.threads);
     } else {
         auto own = QueueThreadPool::create({.count = info.queues, .entries = info.depth},
+                                           QueueThreadPool::Lifetime::one_device,
                                            open_uring_reactor,
                                            "ublk" + std::to_string(info.id) + "-q");
         if (!own) return std::unexpected(own.error());
@@ -220,7 +244,14 @@ Result<void> Device::State::open_queues_on_threads(const std::shared_ptr<CharDev
         std::mutex mutex;
         std::condition_variable changed;
         unsigned pending = 0;
-        std::optional<Error> first_error;
+        std::optional<Error> first_error{};
+
+        void note(const Result<void>& opened) {
+            const std::lock_guard lock(mutex);
+            if (!opened && !first_error) first_error = opened.error();
+            --pending;
+            changed.notify_all();
+        }
     };
     // Shared: a thread that answers after the bound must still find it.
     auto progress = std::make_shared<Progress>();
@@ -237,10 +268,10 @@ Result<void> Device::State::open_queues_on_threads(const std::shared_ptr<CharDev
              cpus = std::move(cpus)](QueueThread& thread) {
                 if (!cpus.empty()) QueueThread::pin_to(cpus);
                 auto opened = self->open_queue(thread, index, device);
-                const std::lock_guard lock(progress->mutex);
-                if (!opened && !progress->first_error) progress->first_error = opened.error();
-                --progress->pending;
-                progress->changed.notify_all();
+                // Told a round later: by then a fetch that the kernel refuses has come back.
+                thread.post([progress, opened = std::move(opened)](QueueThread&) {
+                    progress->note(opened);
+                });
             });
         if (!posted) return std::unexpected(error("open a queue", ECANCELED, "its thread has ended"));
     }
@@ -255,18 +286,28 @@ Result<void> Device::State::open_queues_on_threads(const std::shared_ptr<CharDev
 Result<void> Device::State::serve(const std::shared_ptr<CharDevice>& device) {
     if (auto made = make_threads(); !made) return made;
     if (auto opened = open_queues_on_threads(device); !opened) return opened;
+    {
+        // Older drivers start a device whose tags were not all fetched, and hang on its first read.
+        const std::lock_guard lock(mutex);
+        if (failure) return std::unexpected(*failure);
+    }
     return control.start(info.id, getpid());
 }
 
 Result<void> Device::State::start() {
+    bool again = false;
     {
         const std::lock_guard lock(mutex);
+        again = stage == DeviceStage::stopped;
         if (stage != DeviceStage::created && stage != DeviceStage::stopped) {
             return std::unexpected(error("start device", EBUSY,
                                          "it is " + std::string(name(stage)) +
                                              "; only a created or stopped device can start"));
         }
         failure.reset();
+    }
+    if (again && !restartable) {
+        if (auto renewed = renew(); !renewed) return renewed;
     }
     auto device = open_char_device();
     if (!device) return std::unexpected(device.error());

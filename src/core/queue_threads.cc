@@ -8,10 +8,13 @@
 #include <system_error>
 #include <utility>
 
+#include "kernel/features.h"
+
 namespace ashlar {
 namespace {
 
 constexpr unsigned kThreadsMax = 1024;
+constexpr unsigned kFilesPerThread = 1024;  // devices with a queue on one thread
 
 // Signals are the business of the program's own threads.
 class BlockedSignals {
@@ -118,6 +121,7 @@ void QueueThread::pin_to(const std::vector<int>& cpus) noexcept {
 }
 
 Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const Options& options,
+                                                                 Lifetime lifetime,
                                                                  const ReactorFactory& factory,
                                                                  const std::string& name) {
     if (options.count == 0 || options.count > kThreadsMax) {
@@ -125,10 +129,13 @@ Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const Options& 
                                      .code = EINVAL,
                                      .detail = "count must be 1 to 1024"});
     }
+    ReactorOptions ring{.entries = options.entries, .files = kFilesPerThread};
+    // A device's own rings end with it; shared ones outlive it.
+    ring.register_files = lifetime == Lifetime::one_device ||
+                          kernel::running_kernel_version() >= kernel::since::prompt_file_release;
     auto pool = std::make_shared<QueueThreadPool>();
     for (unsigned index = 0; index < options.count; ++index) {
-        auto thread = QueueThread::create(factory, {.entries = options.entries, .files = 1024},
-                                          name + std::to_string(index));
+        auto thread = QueueThread::create(factory, ring, name + std::to_string(index));
         if (!thread) return std::unexpected(thread.error());
         pool->threads_.push_back(std::move(*thread));
     }
@@ -140,7 +147,8 @@ void QueueThreadPool::quit_all() {
 }
 
 Result<std::shared_ptr<QueueThreads>> QueueThreads::create(Options options) {
-    auto pool = QueueThreadPool::create(options, open_uring_reactor, "ashlar-q");
+    auto pool = QueueThreadPool::create(options, QueueThreadPool::Lifetime::shared,
+                                        open_uring_reactor, "ashlar-q");
     if (!pool) return std::unexpected(pool.error());
     return std::shared_ptr<QueueThreads>(std::move(*pool));
 }

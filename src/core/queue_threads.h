@@ -57,8 +57,10 @@ private:
 // The public QueueThreads.
 class QueueThreadPool final : public QueueThreads {
 public:
+    enum class Lifetime { one_device, shared };
     [[nodiscard]] static Result<std::shared_ptr<QueueThreadPool>> create(
-        const Options& options, const ReactorFactory& factory, const std::string& name);
+        const Options& options, Lifetime lifetime, const ReactorFactory& factory,
+        const std::string& name);
 
     // The thread for the next queue, in turn.
     [[nodiscard]] QueueThread& next() noexcept {

@@ -97,7 +97,8 @@ private:
 };
 
 std::unique_ptr<QueueThread> make_thread(const ReactorFactory& factory) {
-    auto thread = QueueThread::create(factory, {.entries = 8, .files = 4}, "test-thread-with-long-name");
+    auto thread =
+        QueueThread::create(factory, {.entries = 8, .files = 4}, "test-thread-with-long-name");
     if (!thread) throw std::runtime_error(thread.error().message());
     return std::move(*thread);
 }
@@ -125,8 +126,9 @@ void adopt_queue(QueueThread& thread, test::FakeCharDevice& kernel,
                  const std::shared_ptr<WaitingOwner>& owner, std::uint16_t index = 0) {
     on_thread(thread, [&](QueueThread& self) {
         const QueueConfig config{.index = index, .depth = 2, .io_max = 4096, .capabilities = {}};
-        auto queue = Queue::open(config, kernel.device(), self.reactor(),
-                                 std::make_unique<test::RecordingSession>(), owner->counters, owner);
+        auto session = std::make_unique<test::RecordingSession>();
+        auto queue = Queue::open(config, kernel.device(), self.reactor(), std::move(session),
+                                 owner->counters, owner);
         ASSERT_TRUE(queue) << queue.error().message();
         (*queue)->fetch_all();
         self.adopt(std::move(*queue));

@@ -3,6 +3,7 @@
 #include <array>
 #include <bit>
 #include <charconv>
+#include <sys/utsname.h>
 
 namespace ashlar::kernel {
 
@@ -84,6 +85,12 @@ std::optional<KernelVersion> parse_kernel_version(std::string_view release) noex
     const auto minor = take_number(release);
     if (!minor) return std::nullopt;
     return KernelVersion{*major, *minor};
+}
+
+KernelVersion running_kernel_version() noexcept {
+    utsname names{};
+    if (uname(&names) != 0) return {};
+    return parse_kernel_version(names.release).value_or(KernelVersion{});
 }
 
 std::string to_string(KernelVersion version) {

@@ -24,6 +24,9 @@ struct KernelVersion {
 // it does not begin with two numbers. A release candidate counts as its release.
 [[nodiscard]] std::optional<KernelVersion> parse_kernel_version(std::string_view release) noexcept;
 
+// Of the running kernel; {0, 0} if it cannot be told.
+[[nodiscard]] KernelVersion running_kernel_version() noexcept;
+
 // "6.12".
 [[nodiscard]] std::string to_string(KernelVersion version);
 
@@ -61,6 +64,8 @@ inline constexpr KernelVersion get_dev_info2{6, 3};  // with unprivileged_dev
 inline constexpr KernelVersion devt_params{6, 3};
 inline constexpr KernelVersion get_features{6, 5};
 inline constexpr KernelVersion del_dev_async{6, 9};
+// io_uring lets go of a registered file as soon as its own commands are done.
+inline constexpr KernelVersion prompt_file_release{6, 13};
 inline constexpr KernelVersion dma_align_params{6, 15};
 inline constexpr KernelVersion segment_params{6, 15};
 }  // namespace since

@@ -23,6 +23,9 @@ struct ReactorOptions {
     unsigned entries = 256;         // submissions a round may collect; rounded up to a power of two
     unsigned files = 16;            // slots for registered files
     bool control_commands = false;  // control_command() will be used instead of io_command()
+    // Kernels before 6.13 keep a file that was registered until every command is done that was in
+    // flight when it was taken out, so a ring that outlives its files must name them otherwise.
+    bool register_files = true;
 };
 
 // Thread: all of it belongs to the thread that created it, except post().

@@ -39,7 +39,9 @@ Error ring_error(int code) {
 class UringReactor final : public Reactor {
 public:
     explicit UringReactor(const ReactorOptions& options)
-        : control_(options.control_commands), free_files_(options.files) {
+        : control_(options.control_commands),
+          file_flags_(options.register_files ? std::uint8_t{IOSQE_FIXED_FILE} : std::uint8_t{0}),
+          free_files_(options.files) {
         for (unsigned i = 0; i < options.files; ++i) free_files_[i] = options.files - 1 - i;
     }
 
@@ -77,6 +79,7 @@ public:
     }
 
     Result<FileSlot> register_file(int fd) override {
+        if (file_flags_ == 0) return static_cast<FileSlot>(fd);
         if (free_files_.empty()) {
             return std::unexpected(Error{.operation = "register file", .code = ENFILE});
         }
@@ -90,6 +93,7 @@ public:
     }
 
     void unregister_file(FileSlot file) noexcept override {
+        if (file_flags_ == 0) return;
         int none = -1;
         io_uring_register_files_update(&ring_, file, &none, 1);
         free_files_.push_back(file);
@@ -99,7 +103,7 @@ public:
                     Operation& operation) noexcept override {
         io_uring_sqe* sqe = next_sqe();
         fill_command(sqe, static_cast<int>(file), opcode, operation);
-        sqe->flags = IOSQE_FIXED_FILE;
+        sqe->flags = file_flags_;
         // The command lies in the last 16 bytes of an ordinary entry.
         std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
     }
@@ -217,6 +221,7 @@ private:
     io_uring ring_{};
     bool open_ = false;
     const bool control_;
+    const std::uint8_t file_flags_;  // of every command: whether a slot is one, or a descriptor
     std::vector<FileSlot> free_files_;
     Fd wake_;
     std::uint64_t wake_count_ = 0;

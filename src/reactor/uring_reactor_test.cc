@@ -210,14 +210,13 @@ TEST(UringReactor, OneSystemCallARoundAlsoWithATimeOut) {
 
 TEST(UringReactor, ATimeOutWithNothingToDoIsETIME) {
     auto reactor = open_reactor();
-    settle(*reactor);
-    ASSERT_EQ(reactor->run_once(milliseconds(1)), ETIME);  // may push the reactor's own read
+    static_cast<void>(reactor->run_once(milliseconds(1)));
     EXPECT_EQ(reactor->run_once(milliseconds(1)), ETIME);
     EXPECT_EQ(reactor->run_once(milliseconds(0)), ETIME);
 }
 
-TEST(UringReactor, TheFirstRoundsTimeOutIsETIMEToo) {
-    auto reactor = open_reactor();
+TEST(UringReactor, ATimeOutAfterASubmissionIsETIMEToo) {
+    auto reactor = open_reactor();  // its first round submits the read that post() ends
     EXPECT_EQ(reactor->run_once(milliseconds(1)), ETIME);
 }
 

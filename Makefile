@@ -1,0 +1,80 @@
+# Thin verbs; what they do is in CMake and in the scripts they name.
+SHELL := /bin/bash
+JOBS ?= $(shell nproc)
+VM_KERNELS ?= newest 6.12
+
+.PHONY: help build demo test test-unit test-style test-fuzz test-fresh vm-simple-e2e vm-e2e \
+        vm-no-driver vm-stress vm-benchmark vm-reset vm-shell asan-ubsan tsan tidy
+
+help:  ## this text
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/\1|\2/p' Makefile | \
+	    while IFS='|' read -r verb text; do printf '  make %-14s %s\n' "$$verb" "$$text"; done
+
+build:  ## the command, at build/release/bin/ashlar
+	@tools/setup build
+	@tools/build release
+
+demo: build  ## a disk that is made, formatted, mounted, verified and removed again
+	@tools/demo
+
+test: test-unit test-style test-fuzz vm-e2e vm-no-driver  ## everything
+	@echo "all tests passed"
+
+test-unit: build  ## tests that need no driver
+	@tools/setup test
+	@vm/fetch --headers
+	@tools/build dev
+	ctest --preset dev --label-exclude style
+
+test-style:  ## the include graph and the style rules
+	@tools/setup test
+	python3 tests/style/check_style_test.py
+	python3 tests/style/check_style.py
+
+test-fuzz:  ## every decoder for some seconds
+	@tools/setup build fuzz
+	@tools/build fuzz
+	tests/fuzz/run build/fuzz/bin $(FUZZ_SECONDS)
+
+vm-simple-e2e: build  ## one disk, formatted and mounted, on a real kernel
+	@tools/setup vm
+	tests/vm/run --kernel newest test_simple
+
+vm-e2e: build  ## all tests on a real kernel: the newest, and 6.12
+	@tools/setup vm test
+	@tools/build dev
+	set -e; for kernel in $(VM_KERNELS); do tests/vm/run --kernel $$kernel; done
+
+vm-no-driver: build  ## what the command says where the driver is missing
+	@tools/setup vm
+	tests/vm/run --no-driver no_driver
+
+vm-stress: build  ## ten rounds of vm-e2e and vm-benchmark, alternating
+	set -e; for round in 1 2 3 4 5 6 7 8 9 10; do \
+	    echo "round $$round of 10"; $(MAKE) vm-e2e vm-benchmark; done
+
+vm-benchmark: build  ## a first table: our devices beside the kernel's
+	@tools/setup vm
+	vm/run -- python3 bench/block_benchmark.py
+
+vm-shell: build  ## a prompt in the VM, the command on PATH
+	@tools/setup vm
+	vm/run --shell
+
+vm-reset:  ## forget the VM's kernels and caches
+	vm/reset
+
+test-fresh:  ## both commands of the README on a bare Debian 12 root
+	@tools/setup vm fresh
+	tests/fresh/run
+
+asan-ubsan tsan:  ## the unit tests under a sanitizer
+	@tools/setup test
+	@tools/build $@
+	ctest --preset $@ --label-exclude style
+
+tidy:  ## clang-tidy over everything
+	@tools/setup build test tidy
+	tools/tidy
+
+FUZZ_SECONDS ?= 5

@@ -1,0 +1,131 @@
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include <ashlar/backends.h>
+
+#include "conformance/backend_conformance.h"
+
+namespace ashlar {
+namespace {
+
+std::string conformance(const MemoryOptions& options) {
+    return test::check_conformance({.open = [=] { return open_memory(options); }});
+}
+
+TEST(Memory, ConformsWithBlocksOf512) {
+    EXPECT_EQ(conformance({.geometry = {.size = 3 << 20, .logical_block_size = 512}}), "");
+}
+
+TEST(Memory, ConformsWithBlocksOf4096) {
+    EXPECT_EQ(conformance({.geometry = {.size = 3 << 20, .logical_block_size = 4096}}), "");
+}
+
+TEST(Memory, ConformsWithASizeThatIsNoMultipleOfAPage) {
+    EXPECT_EQ(conformance({.geometry = {.size = (1 << 20) + 3 * 512}}), "");
+}
+
+// Served through a session, as a queue does.
+class MemoryTest : public testing::Test {
+protected:
+    IoResult serve(Op op, std::uint64_t offset, std::uint64_t length, std::byte* data = nullptr,
+                   bool no_unmap = false) {
+        Arena arena(nullptr, 0);
+        Io io(arena);
+        const Request request{
+            .offset = offset, .length = length, .op = op, .no_unmap = no_unmap, .data = data};
+        const Task<> task = session->serve(io, request);
+        EXPECT_TRUE(task.done());
+        return task.result();
+    }
+    std::vector<std::byte> read(std::uint64_t offset, std::uint64_t length) {
+        std::vector<std::byte> data(length, std::byte{0xee});
+        EXPECT_TRUE(serve(Op::read, offset, length, data.data()).ok());
+        return data;
+    }
+
+    static constexpr std::uint64_t kSize = 1 << 20;
+    std::shared_ptr<Backend> backend = open_memory({.geometry = {.size = kSize}}).value();
+    std::unique_ptr<Session> session = backend->open_session().value();
+};
+
+TEST_F(MemoryTest, SaysWhatItIs) {
+    EXPECT_EQ(backend->name(), "memory");
+    EXPECT_EQ(backend->geometry().size, kSize);
+    const Capabilities can = backend->capabilities();
+    EXPECT_TRUE(can.discard);
+    EXPECT_TRUE(can.write_zeroes);
+    EXPECT_FALSE(can.flush) << "it has no volatile cache: it is one";
+    EXPECT_FALSE(can.fua);
+    EXPECT_FALSE(can.read_only);
+}
+
+TEST_F(MemoryTest, DiscardedBytesReadAsZeroes) {
+    std::vector<std::byte> data(6 * 4096, std::byte{0x77});
+    ASSERT_TRUE(serve(Op::write, 0, data.size(), data.data()).ok());
+    ASSERT_TRUE(serve(Op::discard, 512, 4 * 4096).ok());
+    const auto now = read(0, data.size());
+    for (std::size_t i = 0; i < now.size(); ++i) {
+        const bool hole = i >= 512 && i < 512 + 4 * 4096;
+        ASSERT_EQ(now[i], hole ? std::byte{0} : std::byte{0x77}) << i;
+    }
+}
+
+TEST_F(MemoryTest, SessionsSeeTheSameDisk) {
+    auto other = backend->open_session().value();
+    std::vector<std::byte> data(512, std::byte{0x42});
+    ASSERT_TRUE(serve(Op::write, 4096, 512, data.data()).ok());
+    session = std::move(other);
+    EXPECT_EQ(read(4096, 512), data);
+}
+
+TEST_F(MemoryTest, DisksAreApart) {
+    std::vector<std::byte> data(512, std::byte{0x42});
+    ASSERT_TRUE(serve(Op::write, 0, 512, data.data()).ok());
+    auto other = open_memory({.geometry = {.size = kSize}}).value();
+    session = other->open_session().value();
+    EXPECT_EQ(read(0, 512), std::vector<std::byte>(512));
+}
+
+TEST(Memory, TakesNoMemoryBeforeItIsWritten) {
+    // Far more than there is: only address space is taken.
+    auto large = open_memory({.geometry = {.size = std::uint64_t{1} << 40}});
+    ASSERT_TRUE(large) << large.error().message();
+    auto session = (*large)->open_session().value();
+    Arena arena(nullptr, 0);
+    Io io(arena);
+    std::vector<std::byte> data(4096, std::byte{1});
+    const Request request{.offset = (std::uint64_t{1} << 40) - 4096,
+                          .length = 4096,
+                          .op = Op::write,
+                          .data = data.data()};
+    EXPECT_TRUE(session->serve(io, request).result().ok());
+}
+
+TEST(Memory, RefusesWhatMakesNoDisk) {
+    auto none = open_memory({.geometry = {.size = 0}});
+    ASSERT_FALSE(none);
+    EXPECT_EQ(none.error().code, EINVAL);
+    EXPECT_EQ(none.error().detail, "size is 0; it must be at least one logical block");
+    auto odd = open_memory({.geometry = {.size = 1000}});
+    ASSERT_FALSE(odd);
+    EXPECT_EQ(odd.error().code, EINVAL);
+}
+
+TEST(Memory, MoreThanTheAddressSpaceIsENOMEM) {
+    auto huge = open_memory({.geometry = {.size = std::uint64_t{1} << 62}});
+    ASSERT_FALSE(huge);
+    EXPECT_EQ(huge.error().code, ENOMEM);
+    EXPECT_EQ(huge.error().message(),
+              "open memory backend: no address space for 4611686018427387904 bytes (ENOMEM: Cannot "
+              "allocate memory); ask for a smaller size");
+}
+
+TEST(Memory, HugePagesAreAnOption) {
+    EXPECT_EQ(conformance({.geometry = {.size = 8 << 20}, .hugepages = true}), "");
+}
+
+}  // namespace
+}  // namespace ashlar
