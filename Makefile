@@ -30,6 +30,7 @@ test-style:  ## the include graph and the style rules
 	@tools/setup test
 	python3 tests/style/check_style_test.py
 	python3 tests/style/check_style.py
+	python3 tests/style/check_readme.py
 
 test-fuzz:  ## every decoder for some seconds
 	@tools/setup build fuzz
