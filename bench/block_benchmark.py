@@ -135,7 +135,7 @@ def row(r):
 
 def targets(size_mib):
     return {
-        "null": Ashlar("ashlar null", "null", "--queues", "2"),
+        "null": Ashlar("ashlar null", "null", "--no-fill", "--queues", "2"),
         "mem": Ashlar("ashlar mem", "mem", "--size", f"{size_mib}M", "--queues", "2"),
         "null_blk": null_blk(),
         "loop": loop(size_mib),

@@ -1,14 +1,14 @@
 // ashlar add TYPE: starts a server and returns when its block device is usable.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <fcntl.h>
-#include <fmt/format.h>
 #include <memory>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <ashlar/backends.h>
 
@@ -37,6 +37,7 @@ struct AddOptions {
     bool foreground = false;
     bool json = false;
     bool hugepages = false;
+    bool no_fill = false;
 };
 
 struct UsageError {
@@ -68,8 +69,8 @@ Parsed<std::uint32_t> number_option(std::string_view option, std::optional<long 
                                     std::uint32_t fallback) {
     if (!value) return fallback;
     if (*value < least || *value > most) {
-        return std::unexpected(UsageError{
-            fmt::format("{} is {}; allowed are {} to {}", option, *value, least, most)});
+        return std::unexpected(
+            UsageError{fmt::format("{} is {}; allowed are {} to {}", option, *value, least, most)});
     }
     return static_cast<std::uint32_t>(*value);
 }
@@ -114,7 +115,6 @@ Parsed<DeviceOptions> parse_device_options(const AddOptions& options) {
     return device;
 }
 
-
 bool write_all(int fd, std::string_view text) {
     while (!text.empty()) {
         const ssize_t written = write(fd, text.data(), text.size());
@@ -150,15 +150,15 @@ bool announce_by_pipe(Fd& pipe, const Result<DeviceId>& result) {
     const Fd null(open("/dev/null", O_RDWR));
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) dup2(null.get(), fd);
     static_cast<void>(chdir("/"));
-    const int status = run_server(job, log, [&](const Result<DeviceId>& result) {
-        return announce_by_pipe(pipe, result);
-    });
+    const int status = run_server(
+        job, log, [&](const Result<DeviceId>& result) { return announce_by_pipe(pipe, result); });
     std::exit(status);
 }
 
 std::string how_it_ended(pid_t child) {
     int status = 0;
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
     if (WIFSIGNALED(status)) {
         return fmt::format("the server was killed by signal {} before the device was usable",
                            WTERMSIG(status));
@@ -304,6 +304,8 @@ void add_command(CLI::App& app, Action& action) {
     CLI::App& null = *add.add_subcommand("null", "Reads zeroes, drops writes: for measuring");
     null.add_option("--size", options->size, "Bytes, or with K, M, G, T; default: 250G")
         ->type_name("SIZE");
+    null.add_flag("--no-fill", options->no_fill,
+                  "Leave read buffers as they are: what is read is undefined");
     common_options(null, *options);
     null.callback([options, &action] {
         action = [options] {
@@ -313,7 +315,7 @@ void add_command(CLI::App& app, Action& action) {
                 complain(geometry.error().message);
                 return kUsage;
             }
-            const NullOptions null_options{.geometry = *geometry};
+            const NullOptions null_options{.geometry = *geometry, .fill = !options->no_fill};
             return run_add(*options,
                            {.type = "null",
                             .open_backend = [null_options] { return open_null(null_options); },

@@ -1,10 +1,10 @@
 // ashlar del: takes devices away, and waits until nothing of them is left.
-#include <cerrno>
 #include <fmt/format.h>
-#include <memory>
 #include <poll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <cerrno>
+#include <memory>
 #include <vector>
 
 #include "base/fd.h"
@@ -40,17 +40,17 @@ int del_device(Control& control, DeviceId id, bool force) {
     if (!info) return fail(info.error());
     if (!force) {
         if (auto user = who_uses(id)) {
-            complain(fmt::format("/dev/ublkb{} is {}; release it first, or use --force and lose "
-                                 "what is not yet written",
-                                 id, *user));
+            complain(
+                fmt::format("/dev/ublkb{} is {}; release it first, or use --force and lose "
+                            "what is not yet written",
+                            id, *user));
             return kFailure;
         }
     }
     // Opened before the removal, so that the number cannot mean another process later.
     const bool ours = read_state(id).has_value();
-    const Fd server(ours && info->pid > 0
-                        ? static_cast<int>(syscall(SYS_pidfd_open, info->pid, 0))
-                        : -1);
+    const Fd server(ours && info->pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, info->pid, 0))
+                                          : -1);
     if (auto removed = control.remove(id); !removed && removed.error().code != ENODEV) {
         Error error = removed.error();
         if (error.code == ETIMEDOUT && info->pid > 0) {
@@ -60,9 +60,10 @@ int del_device(Control& control, DeviceId id, bool force) {
         return fail(error);
     }
     if (server.valid() && !await_end(server)) {
-        complain(fmt::format("ublk{} is gone, but its server, process {}, does not end; type "
-                             "'kill -9 {}'",
-                             id, info->pid, info->pid));
+        complain(
+            fmt::format("ublk{} is gone, but its server, process {}, does not end; type "
+                        "'kill -9 {}'",
+                        id, info->pid, info->pid));
         return kFailure;
     }
     remove_state(id);
@@ -82,9 +83,10 @@ int del_devices(const DelOptions& options) {
     for (const std::string& text : options.devices) {
         const auto id = parse_device(text);
         if (!id) {
-            complain(fmt::format("'{}' is no device; write its number or path, such as 0 or "
-                                 "/dev/ublkb0",
-                                 text));
+            complain(
+                fmt::format("'{}' is no device; write its number or path, such as 0 or "
+                            "/dev/ublkb0",
+                            text));
             return kUsage;
         }
         ids.push_back(*id);
@@ -116,7 +118,8 @@ void del_command(CLI::App& app, Action& action) {
     auto options = std::make_shared<DelOptions>();
     del.add_option("devices", options->devices, "Their numbers or paths")->type_name("N");
     del.add_flag("--all", options->all, "Every ublk device of this machine");
-    del.add_flag("--force", options->force, "Even if mounted, used as swap or held by another device");
+    del.add_flag("--force", options->force,
+                 "Even if mounted, used as swap or held by another device");
     del.callback([options, &action] { action = [options] { return del_devices(*options); }; });
 }
 

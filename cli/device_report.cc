@@ -28,8 +28,8 @@ nlohmann::ordered_json to_json(const DeviceReport& report) {
     json["queues"] = info.queues;
     json["depth"] = info.depth;
     json["features"] = feature_names(info.features);
-    json["type"] = report.type.empty() ? nlohmann::ordered_json(nullptr)
-                                       : nlohmann::ordered_json(report.type);
+    json["type"] =
+        report.type.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(report.type);
     json["io_max_bytes"] = info.io_max;
     json["logical_block_size"] = geometry.logical_block_size;
     json["physical_block_size"] = geometry.physical_block_size;

@@ -1,13 +1,13 @@
 // ashlar doctor: whether ublk works here and, if not, what to type.
-#include <cerrno>
-#include <filesystem>
 #include <fmt/format.h>
-#include <fstream>
-#include <memory>
-#include <nlohmann/json.hpp>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "cli/command.h"
@@ -49,7 +49,8 @@ std::optional<std::string> first_word(const std::string& path) {
 
 Finding check_kernel() {
     const auto version = kernel::parse_kernel_version(release());
-    if (!version) return {Verdict::note, fmt::format("kernel {}: version not understood", release())};
+    if (!version)
+        return {Verdict::note, fmt::format("kernel {}: version not understood", release())};
     if (*version < kernel::since::driver) {
         return {Verdict::bad, fmt::format("kernel {} has no ublk driver", release()),
                 "boot kernel 6.0 or newer"};
@@ -100,8 +101,9 @@ Finding check_uring() {
 Finding check_features(Control& control) {
     auto mask = control.features();
     if (!mask) return {Verdict::bad, mask.error().message()};
-    return {Verdict::good, fmt::format("the driver offers {} of {} features ({:#x})",
-                                       feature_names(*mask).size(), known_features().size(), *mask)};
+    return {Verdict::good,
+            fmt::format("the driver offers {} of {} features ({:#x})", feature_names(*mask).size(),
+                        known_features().size(), *mask)};
 }
 
 Finding check_devices(Control& control) {

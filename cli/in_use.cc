@@ -1,7 +1,7 @@
 #include "cli/in_use.h"
 
-#include <filesystem>
 #include <fmt/format.h>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <vector>

@@ -1,10 +1,10 @@
 #include "cli/log.h"
 
+#include <fmt/format.h>
+#include <syslog.h>
 #include <array>
 #include <cerrno>
 #include <ctime>
-#include <fmt/format.h>
-#include <syslog.h>
 
 namespace ashlar::cli {
 namespace {

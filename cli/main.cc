@@ -1,9 +1,9 @@
 // The command: parses, runs one action, answers its exit status.
+#include <fmt/format.h>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
 #include <exception>
-#include <fmt/format.h>
 
 #include "cli/command.h"
 
@@ -85,8 +85,8 @@ int run(int argc, char** argv) {
     } catch (const CLI::ParseError& error) {
         if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
         const Named named = deepest(app);
-        complain(fmt::format("{}; see '{} --help'", one_line(explain(error, *named.app)),
-                             named.path));
+        complain(
+            fmt::format("{}; see '{} --help'", one_line(explain(error, *named.app)), named.path));
         return kUsage;
     }
     const int status = action();

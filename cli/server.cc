@@ -1,10 +1,5 @@
 #include "cli/server.h"
 
-#include <array>
-#include <cerrno>
-#include <chrono>
-#include <csignal>
-#include <cstring>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -13,8 +8,13 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
-#include <thread>
 #include <unistd.h>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <thread>
 
 #include "base/fd.h"
 #include "cli/command.h"
@@ -63,10 +63,11 @@ Result<void> await_node(const std::string& path) {
     struct stat node {};
     while (stat(path.c_str(), &node) != 0) {
         if (std::chrono::steady_clock::now() >= deadline) {
-            return std::unexpected(Error{.operation = "wait for " + path,
-                                         .code = ETIMEDOUT,
-                                         .detail = "the kernel has the device, but no node appeared",
-                                         .hint = "is devtmpfs mounted on /dev, or udev running?"});
+            return std::unexpected(
+                Error{.operation = "wait for " + path,
+                      .code = ETIMEDOUT,
+                      .detail = "the kernel has the device, but no node appeared",
+                      .hint = "is devtmpfs mounted on /dev, or udev running?"});
         }
         std::this_thread::sleep_for(1ms);
     }
@@ -110,7 +111,8 @@ enum class End { signalled, stopped };
 
 // Answers questions until there is a reason to end.
 End serve_clients(const Device& device, int signals, int listener, int stopped) {
-    std::array<pollfd, 3> fds = {{{signals, POLLIN, 0}, {stopped, POLLIN, 0}, {listener, POLLIN, 0}}};
+    std::array<pollfd, 3> fds = {
+        {{signals, POLLIN, 0}, {stopped, POLLIN, 0}, {listener, POLLIN, 0}}};
     while (true) {
         if (poll(fds.data(), fds.size(), -1) < 0) continue;  // EINTR
         if (fds[1].revents != 0) return End::stopped;
@@ -181,8 +183,7 @@ int run_server(const ServerJob& job, Log log, const Announce& announce) {
         const std::uint64_t one = 1;
         static_cast<void>(write(stopped.get(), &one, sizeof(one)) == sizeof(one));
     });
-    const End end =
-        serve_clients(device, signals->get(), served->listener.get(), stopped.get());
+    const End end = serve_clients(device, signals->get(), served->listener.get(), stopped.get());
     if (end == End::signalled) {
         log.write(Level::info, "asked to end");
         const int status = take_down(device, log);

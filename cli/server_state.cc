@@ -1,17 +1,17 @@
 #include "cli/server_state.h"
 
-#include <array>
-#include <cerrno>
-#include <cstring>
 #include <fcntl.h>
-#include <filesystem>
 #include <fmt/format.h>
-#include <fstream>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
 
 #include "base/fd.h"
 #include "cli/command.h"
@@ -43,10 +43,8 @@ Result<void> make_state_directory() {
 
 // A reader sees the old file, the new one or none, never half of one.
 Result<void> write_state(const ServerState& state) {
-    const nlohmann::json json = {{"version", kStateVersion},
-                                 {"id", state.id},
-                                 {"pid", state.pid},
-                                 {"type", state.type}};
+    const nlohmann::json json = {
+        {"version", kStateVersion}, {"id", state.id}, {"pid", state.pid}, {"type", state.type}};
     const std::string text = json.dump() + "\n";
     const std::string path = state_path(state.id);
     const std::string fresh = path + ".new";

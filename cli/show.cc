@@ -48,17 +48,18 @@ void print_for_people(const DeviceReport& report, const nlohmann::ordered_json& 
              fmt::format("{} reads ({}), {} writes ({}), {} flushes, {} discards, {} write zeroes, "
                          "{} errors",
                          number("reads"), format_size(number("read_bytes")), number("writes"),
-                         format_size(number("write_bytes")), number("flushes"),
-                         number("discards"), number("write_zeroes"), number("errors")));
+                         format_size(number("write_bytes")), number("flushes"), number("discards"),
+                         number("write_zeroes"), number("errors")));
     }
 }
 
 int show_device(const std::string& text, bool as_json) {
     const auto id = parse_device(text);
     if (!id) {
-        complain(fmt::format("'{}' is no device; write its number or path, such as 0 or "
-                             "/dev/ublkb0",
-                             text));
+        complain(
+            fmt::format("'{}' is no device; write its number or path, such as 0 or "
+                        "/dev/ublkb0",
+                        text));
         return kUsage;
     }
     auto control = Control::open();

@@ -73,10 +73,9 @@ concept HasFlush = requires(T& backend) {
     { backend.flush() } -> std::same_as<IoResult>;
 };
 template <class T>
-concept HasFuaWrite =
-    requires(T& backend, std::uint64_t offset, std::span<const std::byte> from) {
-        { backend.write_fua(offset, from) } -> std::same_as<IoResult>;
-    };
+concept HasFuaWrite = requires(T& backend, std::uint64_t offset, std::span<const std::byte> from) {
+    { backend.write_fua(offset, from) } -> std::same_as<IoResult>;
+};
 template <class T>
 concept HasDiscard = requires(T& backend, Range range) {
     { backend.discard(range) } -> std::same_as<IoResult>;

@@ -9,12 +9,14 @@ namespace ashlar {
 
 struct NullOptions {
     Geometry geometry{};  // size is required
+    bool fill = true;     // reads give zeroes; else whatever the buffer held (of this device)
 };
-// Reads zeroes, drops writes: for measuring the engine. Errors: EINVAL (geometry).
+// Reads zeroes, drops writes. Without fill it touches no data, which measures the engine alone.
+// Errors: EINVAL (geometry).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_null(const NullOptions& options);
 
 struct MemoryOptions {
-    Geometry geometry{};       // size is required
+    Geometry geometry{};     // size is required
     bool hugepages = false;  // ask for transparent huge pages (madvise(2), MADV_HUGEPAGE)
 };
 // A sparse disk in this process's memory: a page is taken when it is first written and given back

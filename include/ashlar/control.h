@@ -16,7 +16,7 @@ namespace ashlar {
 
 // As the kernel reports it (UBLK_S_DEV_*).
 enum class DeviceState : std::uint16_t {
-    dead = 0,      // no block device: not started, stopped, or its server died
+    dead = 0,  // no block device: not started, stopped, or its server died
     live = 1,
     quiesced = 2,  // the server is gone or pausing; I/O waits for the next one
     fail_io = 3,   // the server is gone; I/O fails until the next one

@@ -35,12 +35,12 @@ protected:
 };
 
 struct DeviceOptions {
-    std::optional<DeviceId> id{};     // none: the lowest free one
-    std::uint16_t queues = 1;       // 1 to 4096; the kernel uses at most one per CPU
-    std::uint16_t depth = 128;      // requests in flight per queue, 1 to 4096
-    std::uint32_t io_max = 1 << 20;  // bytes of the largest request, 4 KiB to 32 MiB
-    bool read_only = false;         // even if the backend could write
-    std::shared_ptr<QueueThreads> threads{};  // none: one thread per queue, on that queue's CPUs
+    std::optional<DeviceId> id{};               // none: the lowest free one
+    std::uint16_t queues = 1;                   // 1 to 4096; the kernel uses at most one per CPU
+    std::uint16_t depth = 128;                  // requests in flight per queue, 1 to 4096
+    std::uint32_t io_max = 1 << 20;             // bytes of the largest request, 4 KiB to 32 MiB
+    bool read_only = false;                     // even if the backend could write
+    std::shared_ptr<QueueThreads> threads{};    // none: one thread per queue, on that queue's CPUs
     std::chrono::milliseconds timeout{10'000};  // bound of every step of the lifecycle
 };
 
@@ -88,8 +88,8 @@ public:
     [[nodiscard]] DeviceStage stage() const noexcept;
     [[nodiscard]] const DeviceInfo& info() const noexcept;  // as negotiated; pid and state: at add
     [[nodiscard]] Geometry geometry() const noexcept;
-    [[nodiscard]] std::string block_path() const;  // "/dev/ublkbN"
-    [[nodiscard]] std::string char_path() const;   // "/dev/ublkcN"
+    [[nodiscard]] std::string block_path() const;               // "/dev/ublkbN"
+    [[nodiscard]] std::string char_path() const;                // "/dev/ublkcN"
     [[nodiscard]] std::vector<QueueCounters> counters() const;  // one per queue
 
 private:

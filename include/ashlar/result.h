@@ -14,11 +14,11 @@ namespace ashlar {
 
 // A failed set-up or control operation: what was tried, on what, the errno, and what to do.
 struct Error {
-    std::string operation{};         // "add device", "open /dev/ublk-control"
-    int code = 0;                    // an errno value, positive; never 0
+    std::string operation{};           // "add device", "open /dev/ublk-control"
+    int code = 0;                      // an errno value, positive; never 0
     std::optional<DeviceId> device{};  // when the failure concerns one device
-    std::string detail{};            // what was wrong and what is allowed; may be empty
-    std::string hint{};              // what to do or type; may be empty
+    std::string detail{};              // what was wrong and what is allowed; may be empty
+    std::string hint{};                // what to do or type; may be empty
 
     // One line: "operation ublkN: what went wrong (ERRNO text); hint".
     [[nodiscard]] std::string message() const;

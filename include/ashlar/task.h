@@ -91,8 +91,9 @@ public:
     // No exception crosses the API: a session that throws ends the process, loudly.
     [[noreturn]] void unhandled_exception() noexcept { std::terminate(); }
 
+    // Inlined always: at -O0 g++ 12 otherwise takes the frame for one of the global operator new.
     template <class... Args>
-    static void* operator new(std::size_t size, Args&... args) {
+    [[gnu::always_inline]] static void* operator new(std::size_t size, Args&... args) {
         Arena* arena = nullptr;
         (find_arena(args, arena), ...);
         return Arena::allocate_frame(arena, size);

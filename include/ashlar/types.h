@@ -12,12 +12,13 @@ namespace ashlar {
 // The N of /dev/ublkbN and /dev/ublkcN. Range: 0 to 1048575 (the kernel's minor numbers).
 using DeviceId = std::uint32_t;
 
-// What the block layer asks for. The zone operations exist for zoned devices only.
+// What the block layer asks for. The zone operations exist for zoned devices only; `unknown` is
+// what this library does not know, is refused by the engine, and never reaches a session.
 enum class Op : std::uint8_t {
     read,
     write,
-    flush,         // everything completed before this request began becomes durable
-    discard,       // the content of the range is no longer needed; reading it back may give anything
+    flush,    // everything completed before this request began becomes durable
+    discard,  // the content of the range is no longer needed; reading it back may give anything
     write_zeroes,  // the range reads back as zeroes
     zone_open,
     zone_close,
@@ -26,6 +27,7 @@ enum class Op : std::uint8_t {
     zone_reset,
     zone_reset_all,
     report_zones,
+    unknown,
 };
 
 // "read", "write_zeroes", ...: the name used in messages, JSON and metrics.
@@ -43,6 +45,7 @@ enum class Op : std::uint8_t {
         case Op::zone_reset: return "zone_reset";
         case Op::zone_reset_all: return "zone_reset_all";
         case Op::report_zones: return "report_zones";
+        case Op::unknown: break;
     }
     return "unknown";
 }
@@ -58,7 +61,7 @@ struct Request {
     std::uint64_t offset = 0;  // first byte; a multiple of the logical block size; 0 for flush
     std::uint64_t length = 0;  // bytes; a multiple of the logical block size; 0 for flush
     Op op = Op::read;
-    bool fua = false;       // write: durable before it completes (the engine emulates it if need be)
+    bool fua = false;  // write: durable before it completes (the engine emulates it if need be)
     bool no_unmap = false;  // write_zeroes: the blocks must stay allocated
     std::uint16_t queue = 0;
     std::uint16_t tag = 0;
@@ -87,11 +90,11 @@ struct Geometry {
 
 // What a backend offers beyond reading and writing. The device advertises exactly this.
 struct Capabilities {
-    bool flush = false;         // has a volatile cache, and flush makes it durable
-    bool fua = false;           // honours Request::fua itself; else the engine writes, then flushes
+    bool flush = false;  // has a volatile cache, and flush makes it durable
+    bool fua = false;    // honours Request::fua itself; else the engine writes, then flushes
     bool discard = false;
     bool write_zeroes = false;
-    bool read_only = false;     // never asked to write
+    bool read_only = false;  // never asked to write
 };
 
 }  // namespace ashlar

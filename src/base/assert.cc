@@ -1,9 +1,9 @@
 #include "base/assert.h"
 
+#include <unistd.h>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <unistd.h>
 
 namespace ashlar {
 

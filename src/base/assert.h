@@ -8,7 +8,7 @@ namespace ashlar {
 
 }  // namespace ashlar
 
-#define ASHLAR_ASSERT(expression)  \
+#define ASHLAR_ASSERT(expression)        \
     (__builtin_expect(!!(expression), 1) \
          ? static_cast<void>(0)          \
          : ::ashlar::assertion_failed(#expression, __FILE__, __LINE__))

@@ -1,10 +1,10 @@
 // Fd: owns a file descriptor. Mapping: owns a piece of address space.
 #pragma once
 
-#include <cstddef>
-#include <span>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <cstddef>
+#include <span>
 #include <utility>
 
 namespace ashlar {

@@ -15,7 +15,7 @@ namespace ashlar {
 // is allowed.
 [[nodiscard]] std::expected<std::uint64_t, std::string> parse_size(std::string_view text);
 
-// "1 GiB", "1.5 MiB", "512 B": for people; exact only where it looks exact.
+// "1 GiB", "1.5 MiB", "512 B": for people, rounded to four digits.
 [[nodiscard]] std::string format_size(std::uint64_t bytes);
 
 [[nodiscard]] constexpr bool is_power_of_two(std::unsigned_integral auto value) noexcept {

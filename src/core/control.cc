@@ -1,12 +1,12 @@
 #include <ashlar/control.h>
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
-#include <dirent.h>
-#include <fcntl.h>
 #include <utility>
 
 #include "base/fd.h"
@@ -158,8 +158,7 @@ Result<std::int32_t> Control::State::run(const Command& command, std::vector<std
 
 int Control::State::await(Call& call, steady_clock::time_point deadline) {
     while (!call.done) {
-        const auto left =
-            std::chrono::duration_cast<milliseconds>(deadline - steady_clock::now());
+        const auto left = std::chrono::duration_cast<milliseconds>(deadline - steady_clock::now());
         if (left <= milliseconds::zero()) return ETIMEDOUT;
         const int code = reactor->run_once(left);
         if (code != 0 && code != ETIME) return code;
@@ -254,9 +253,8 @@ Result<DeviceParams> Control::params(DeviceId id) {
 }
 
 Result<void> Control::start(DeviceId id, std::int32_t pid) {
-    auto answer = state_->run({.opcode = commands::start_dev,
-                               .device = id,
-                               .data = static_cast<std::uint64_t>(pid)});
+    auto answer = state_->run(
+        {.opcode = commands::start_dev, .device = id, .data = static_cast<std::uint64_t>(pid)});
     if (!answer) return std::unexpected(answer.error());
     return {};
 }
@@ -316,8 +314,8 @@ Result<std::vector<DeviceInfo>> Control::list() {
 
 Result<std::vector<int>> Control::queue_affinity(DeviceId id, std::uint16_t queue) {
     std::vector<std::byte> mask(kAffinityBytes);
-    auto answer = state_->run(
-        {.opcode = commands::get_queue_affinity, .device = id, .data = queue}, mask);
+    auto answer =
+        state_->run({.opcode = commands::get_queue_affinity, .device = id, .data = queue}, mask);
     if (!answer) return std::unexpected(answer.error());
     std::vector<int> cpus;
     for (std::size_t byte = 0; byte < mask.size(); ++byte) {

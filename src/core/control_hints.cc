@@ -1,9 +1,9 @@
 #include "core/control_hints.h"
 
-#include <cerrno>
-#include <string>
 #include <sys/utsname.h>
 #include <unistd.h>
+#include <cerrno>
+#include <string>
 
 namespace ashlar {
 namespace {
@@ -27,8 +27,7 @@ Explanation explain_add(int code) {
         case EACCES:
             return {"the driver's limit on devices is reached",
                     "remove a device, or raise /sys/module/ublk_drv/parameters/ublks_max"};
-        case EPERM:
-            return {"adding a device needs CAP_SYS_ADMIN", "run as root"};
+        case EPERM: return {"adding a device needs CAP_SYS_ADMIN", "run as root"};
         case ENOMEM:
             return {"the kernel has no memory for that many queues and requests",
                     "ask for fewer queues or a smaller depth"};

@@ -1,8 +1,8 @@
 #include "core/control_hints.h"
 
-#include <cerrno>
 #include <sys/utsname.h>
 #include <unistd.h>
+#include <cerrno>
 
 #include <gtest/gtest.h>
 

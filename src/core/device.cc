@@ -1,13 +1,13 @@
 // The staged lifecycle: created -> serving -> stopping -> stopped (-> serving ...) -> removed.
 #include <ashlar/device.h>
 
+#include <fcntl.h>
+#include <unistd.h>
 #include <cerrno>
 #include <condition_variable>
-#include <fcntl.h>
 #include <memory>
 #include <mutex>
 #include <thread>
-#include <unistd.h>
 #include <utility>
 
 #include "base/assert.h"
@@ -26,13 +26,13 @@ constexpr std::uint32_t kIoMaxMost = 32U << 20;
 constexpr auto kRetryInterval = milliseconds(2);
 
 Error invalid(std::string detail) {
-    return Error{.operation = "create device", .code = EINVAL, .detail = std::move(detail)};
+    return Error{.operation = "check settings", .code = EINVAL, .detail = std::move(detail)};
 }
 
 Result<void> check(const DeviceOptions& options, const Geometry& geometry) {
     if (options.queues == 0 || options.queues > kernel::abi::max_nr_queues) {
-        return std::unexpected(invalid("queues is " + std::to_string(options.queues) +
-                                       "; allowed are 1 to 4096"));
+        return std::unexpected(
+            invalid("queues is " + std::to_string(options.queues) + "; allowed are 1 to 4096"));
     }
     if (options.depth == 0 || options.depth > kernel::abi::max_queue_depth) {
         return std::unexpected(
@@ -78,12 +78,14 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
         // The thread is in the middle of a round with this queue; it is dropped after it.
         queue_threads[index]->post([](QueueThread& thread) { thread.drop_home_queues(); });
     }
-    void queue_failed(Error error) noexcept override {
+    void queue_failed(std::uint16_t index, Error error) noexcept override {
         {
             const std::lock_guard lock(mutex);
             if (!failure) failure = std::move(error);
         }
-        pool->quit_all();
+        // A ring lets go of the kernel's commands only when it ends; so do the rings of the other
+        // queues, which would wait for ever for requests that this one holds.
+        queue_threads[index]->quit_pool();
     }
     void queue_opened() noexcept override {
         const std::lock_guard lock(mutex);
@@ -204,10 +206,9 @@ Result<void> Device::State::make_threads() {
     if (options.threads != nullptr) {
         pool = std::static_pointer_cast<QueueThreadPool>(options.threads);
     } else {
-        auto own = QueueThreadPool::create({.count = info.queues, .entries = info.depth},
-                                           QueueThreadPool::Lifetime::one_device,
-                                           open_uring_reactor,
-                                           "ublk" + std::to_string(info.id) + "-q");
+        auto own = QueueThreadPool::create(
+            {.count = info.queues, .entries = info.depth}, QueueThreadPool::Lifetime::one_device,
+            open_uring_reactor, "ublk" + std::to_string(info.id) + "-q");
         if (!own) return std::unexpected(own.error());
         pool = std::move(*own);
     }
@@ -263,9 +264,9 @@ Result<void> Device::State::open_queues_on_threads(const std::shared_ptr<CharDev
             if (!affinity) return std::unexpected(affinity.error());
             cpus = std::move(*affinity);
         }
-        const bool posted = queue_threads[index]->post(
-            [self = shared_from_this(), index, device, progress,
-             cpus = std::move(cpus)](QueueThread& thread) {
+        const bool posted =
+            queue_threads[index]->post([self = shared_from_this(), index, device, progress,
+                                        cpus = std::move(cpus)](QueueThread& thread) {
                 if (!cpus.empty()) QueueThread::pin_to(cpus);
                 auto opened = self->open_queue(thread, index, device);
                 // Told a round later: by then a fetch that the kernel refuses has come back.
@@ -273,11 +274,14 @@ Result<void> Device::State::open_queues_on_threads(const std::shared_ptr<CharDev
                     progress->note(opened);
                 });
             });
-        if (!posted) return std::unexpected(error("open a queue", ECANCELED, "its thread has ended"));
+        if (!posted)
+            return std::unexpected(error("open a queue", ECANCELED, "its thread has ended"));
     }
     std::unique_lock lock(progress->mutex);
-    if (!progress->changed.wait_for(lock, options.timeout, [&] { return progress->pending == 0; })) {
-        return std::unexpected(error("open the queues", ETIMEDOUT, "a backend did not open in time"));
+    if (!progress->changed.wait_for(lock, options.timeout,
+                                    [&] { return progress->pending == 0; })) {
+        return std::unexpected(
+            error("open the queues", ETIMEDOUT, "a backend did not open in time"));
     }
     if (progress->first_error) return std::unexpected(*progress->first_error);
     return {};
@@ -328,7 +332,9 @@ Result<void> Device::State::start() {
 // A start that failed: brings home what was fetched, so that the device is as before.
 void Device::State::give_up() {
     static_cast<void>(control.stop(info.id));
-    if (!await_queues_closed(options.timeout) && pool) pool->quit_all();
+    if (!await_queues_closed(options.timeout)) {
+        for (QueueThread* thread : queue_threads) thread->quit_pool();
+    }
     settle();
 }
 
@@ -359,8 +365,8 @@ Result<void> Device::State::stop() {
         return stopped;
     }
     if (!await_queues_closed(options.timeout)) {
-        return std::unexpected(error("stop device", ETIMEDOUT,
-                                     "a queue still waits for its backend to answer"));
+        return std::unexpected(
+            error("stop device", ETIMEDOUT, "a queue still waits for its backend to answer"));
     }
     settle();
     return {};

@@ -1,8 +1,8 @@
 // What of devices can be tested without a driver; the rest is tests/vm.
 #include <ashlar/device.h>
 
-#include <cerrno>
 #include <unistd.h>
+#include <cerrno>
 
 #include <gtest/gtest.h>
 
@@ -35,7 +35,7 @@ Error refusal(const DeviceOptions& options, const Geometry& geometry = {.size = 
 std::string refused(const DeviceOptions& options) {
     const Error error = refusal(options);
     EXPECT_EQ(error.code, EINVAL);
-    EXPECT_EQ(error.operation, "create device");
+    EXPECT_EQ(error.operation, "check settings");
     return error.detail;
 }
 
@@ -63,8 +63,9 @@ TEST(DeviceOptions, IoMaxOutOfRange) {
 TEST(DeviceOptions, GeometryOfTheBackend) {
     const Error size = refusal({}, {.size = 1000});
     EXPECT_EQ(size.code, EINVAL);
-    EXPECT_EQ(size.message(), "create device: size is 1000; it must be a multiple of the logical "
-                              "block size 512 (EINVAL: Invalid argument)");
+    EXPECT_EQ(size.message(),
+              "check settings: size is 1000; it must be a multiple of the logical "
+              "block size 512 (EINVAL: Invalid argument)");
     const Error block = refusal({}, {.size = 4096, .logical_block_size = 520});
     EXPECT_EQ(block.code, EINVAL);
     EXPECT_EQ(block.detail, "logical block size is 520; allowed are 512, 1024, 2048 and 4096");
@@ -75,7 +76,7 @@ TEST(DeviceOptions, TheLimitsThemselvesAreAllowed) {
          {DeviceOptions{.queues = 1, .depth = 1, .io_max = 4096},
           DeviceOptions{.queues = 4096, .depth = 4096, .io_max = 32 << 20}}) {
         // Without a driver, or without rights, it fails, but for another reason.
-        EXPECT_NE(refusal(options).operation, "create device");
+        EXPECT_NE(refusal(options).operation, "check settings");
     }
 }
 

@@ -125,8 +125,7 @@ private:
 class HotPath : public testing::Test {
 protected:
     void open(std::unique_ptr<Session> session, const Capabilities& capabilities) {
-        const QueueConfig config{
-            .depth = kDepth, .io_max = 65536, .capabilities = capabilities};
+        const QueueConfig config{.depth = kDepth, .io_max = 65536, .capabilities = capabilities};
         queue = Queue::open(config, kernel.device(), reactor, std::move(session), owner->counters,
                             owner)
                     .value();

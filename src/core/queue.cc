@@ -1,9 +1,9 @@
 #include "core/queue.h"
 
-#include <cerrno>
-#include <string>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <cerrno>
+#include <string>
 #include <utility>
 
 #include "base/assert.h"
@@ -60,7 +60,8 @@ void LiveCounters::count(const Request& request, bool failed) noexcept {
         case Op::write_zeroes: add(write_zeroes, 1); break;
         default: add(others, 1); break;
     }
-    if (failed) [[unlikely]] add(errors, 1);
+    if (failed) [[unlikely]]
+        add(errors, 1);
 }
 
 void LiveCounters::reset() noexcept {
@@ -119,7 +120,9 @@ Result<std::unique_ptr<Queue>> Queue::open(const QueueConfig& config,
                                            counters, std::move(owner)));
     if (auto mapped = queue->map_memory(); !mapped) return std::unexpected(mapped.error());
     auto file = reactor.register_file(queue->device_->fd.get());
-    if (!file) return std::unexpected(queue_error(config, file.error().operation, file.error().code));
+    if (!file) {
+        return std::unexpected(queue_error(config, file.error().operation, file.error().code));
+    }
     queue->file_ = *file;
     queue->file_registered_ = true;
     queue->make_tags();
@@ -130,8 +133,8 @@ Result<void> Queue::map_memory() {
     const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
     const std::size_t bytes = kernel::descriptor_map_bytes(config_.depth, page);
     const auto offset = kernel::descriptor_map_offset(config_.index, page);
-    void* descriptors = mmap(nullptr, bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, device_->fd.get(),
-                             static_cast<off_t>(offset));
+    void* descriptors = mmap(nullptr, bytes, PROT_READ, MAP_SHARED | MAP_POPULATE,
+                             device_->fd.get(), static_cast<off_t>(offset));
     if (descriptors == MAP_FAILED) {
         return std::unexpected(queue_error(config_, "map request descriptors", errno));
     }
@@ -187,7 +190,8 @@ void Queue::not_fetched(Tag& tag, std::int32_t result) noexcept {
     ++tags_home_;
     if (result != abi::io_res_abort && !failed_) {
         failed_ = true;
-        owner_->queue_failed(queue_error(config_, "fetch requests", result < 0 ? -result : EPROTO));
+        const int code = result < 0 ? -result : EPROTO;
+        owner_->queue_failed(config_.index, queue_error(config_, "fetch requests", code));
     }
     if (home()) owner_->queue_home(config_.index);
 }
@@ -196,13 +200,18 @@ void Queue::serve(Tag& tag) noexcept {
     const auto& descriptor = *reinterpret_cast<const abi::IoDesc*>(
         descriptors_ + std::size_t{tag.index()} * sizeof(abi::IoDesc));
     int error = kernel::decode_request(descriptor, config_.index, tag.index(), tag.request);
-    if (error == 0) error = refusal(tag.request);
     if (error != 0) [[unlikely]] {
-        return commit(tag, IoResult::from_errno(error));
+        tag.request = {.op = Op::unknown, .queue = config_.index, .tag = tag.index()};
+    } else {
+        error = refusal(tag.request);
     }
+    if (error != 0) [[unlikely]]
+        return commit(tag, IoResult::from_errno(error));
     const bool has_data = tag.request.op == Op::read || tag.request.op == Op::write;
     tag.request.data = has_data ? tag.buffer() : nullptr;
-    tag.flush_after = tag.request.fua && !config_.capabilities.fua;
+    // Without a volatile cache every write is durable when it completes.
+    const Capabilities& can = config_.capabilities;
+    tag.flush_after = tag.request.fua && can.flush && !can.fua;
     start(tag, tag.request);
 }
 
@@ -258,7 +267,7 @@ void Queue::commit(Tag& tag, IoResult result) noexcept {
 void Queue::fail(int code) noexcept {
     if (failed_) return;
     failed_ = true;
-    owner_->queue_failed(queue_error(config_, "wait for requests", code));
+    owner_->queue_failed(config_.index, queue_error(config_, "wait for requests", code));
 }
 
 }  // namespace ashlar

@@ -29,7 +29,7 @@ public:
     // Every tag is home: the device was stopped, the queue may be destroyed (not in this call).
     virtual void queue_home(std::uint16_t index) noexcept = 0;
     // The queue cannot go on. Requests in flight end when the character device is closed.
-    virtual void queue_failed(Error error) noexcept = 0;
+    virtual void queue_failed(std::uint16_t index, Error error) noexcept = 0;
     // The queue is being destroyed and has let go of everything.
     virtual void queue_closed() noexcept = 0;
 
@@ -107,7 +107,7 @@ private:
     bool file_registered_ = false;
     std::unique_ptr<Session> session_;
     LiveCounters& counters_;
-    std::shared_ptr<QueueOwner> owner_;  // also keeps counters_ alive
+    std::shared_ptr<QueueOwner> owner_;       // also keeps counters_ alive
     const std::byte* descriptors_ = nullptr;  // written by the kernel
     Mapping descriptor_mapping_;
     Mapping buffers_;

@@ -369,10 +369,13 @@ TEST_F(QueueTest, ManyInFlightEndInAnyOrder) {
 
 TEST_F(QueueTest, ATagServesAgainAndAgain) {
     auto& session = start<test::ParkingSession>();
+    std::size_t frame = 0;
     for (std::uint64_t round = 0; round < 1000; ++round) {
         ASSERT_TRUE(deliver(1, make_descriptor(abi::io_op_read, round, 1)));
         ASSERT_EQ(session.parked.size(), 1U);
         EXPECT_EQ(session.parked[0].request.offset, round * 512);
+        if (round == 0) frame = session.parked[0].arena_used;
+        EXPECT_EQ(session.parked[0].arena_used, frame) << "the last request's frame is freed";
         ASSERT_TRUE(session.resume(1, {}));
         EXPECT_EQ(committed(1), 512);
     }
@@ -520,6 +523,7 @@ TEST_F(QueueTest, ClosingLetsGoOfEverything) {
     EXPECT_FALSE(device.expired());
     bring_home();
     EXPECT_EQ(owner->closed, 0);
+    owner->on_closed = [&] { EXPECT_TRUE(device.expired()) << "told only when all is let go"; };
     queue.reset();
     EXPECT_EQ(owner->closed, 1);
     EXPECT_TRUE(device.expired()) << "the kernel waits for this";

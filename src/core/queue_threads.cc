@@ -1,10 +1,10 @@
 #include "core/queue_threads.h"
 
+#include <pthread.h>
+#include <sched.h>
 #include <cerrno>
 #include <csignal>
 #include <future>
-#include <pthread.h>
-#include <sched.h>
 #include <system_error>
 #include <utility>
 
@@ -36,17 +36,18 @@ private:
 
 Result<std::unique_ptr<QueueThread>> QueueThread::create(const ReactorFactory& factory,
                                                          const ReactorOptions& options,
-                                                         const std::string& name) {
-    std::unique_ptr<QueueThread> self(new QueueThread);
+                                                         const std::string& name,
+                                                         QueueThreadPool* pool) {
+    std::unique_ptr<QueueThread> self(new QueueThread(pool));
     std::promise<Result<void>> ready;
     auto stands = ready.get_future();
     try {
         const BlockedSignals blocked;
-        self->thread_ = std::thread([&self = *self, factory, options, name,
-                                     ready = std::move(ready)]() mutable {
-            self.run(factory, options, name,
-                     [&ready](Result<void> result) { ready.set_value(std::move(result)); });
-        });
+        self->thread_ = std::thread(
+            [&self = *self, factory, options, name, ready = std::move(ready)]() mutable {
+                self.run(factory, options, name,
+                         [&ready](Result<void> result) { ready.set_value(std::move(result)); });
+            });
     } catch (const std::system_error& error) {
         return std::unexpected(Error{.operation = "start a queue thread",
                                      .code = error.code().value(),
@@ -72,6 +73,10 @@ void QueueThread::quit() {
     post([](QueueThread& self) { self.quit_ = true; });
 }
 
+void QueueThread::quit_pool() {
+    if (pool_ != nullptr) pool_->quit_all();
+}
+
 void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& options,
                       const std::string& name, std::function<void(Result<void>)> ready) {
     pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
@@ -95,13 +100,9 @@ void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& optio
 }
 
 void QueueThread::serve_queues() {
-    while (!quit_) {
-        const int code = reactor_->run_once(std::nullopt);
-        if (code != 0) {
-            for (auto& queue : queues_) queue->fail(code);
-            return;
-        }
-    }
+    int code = 0;
+    while (code == 0 && !quit_) code = reactor_->run_once(std::nullopt);
+    for (auto& queue : queues_) queue->fail(code != 0 ? code : ECANCELED);
 }
 
 void QueueThread::adopt(std::unique_ptr<Queue> queue) { queues_.push_back(std::move(queue)); }
@@ -135,7 +136,7 @@ Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const Options& 
                           kernel::running_kernel_version() >= kernel::since::prompt_file_release;
     auto pool = std::make_shared<QueueThreadPool>();
     for (unsigned index = 0; index < options.count; ++index) {
-        auto thread = QueueThread::create(factory, ring, name + std::to_string(index));
+        auto thread = QueueThread::create(factory, ring, name + std::to_string(index), pool.get());
         if (!thread) return std::unexpected(thread.error());
         pool->threads_.push_back(std::move(*thread));
     }

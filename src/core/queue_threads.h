@@ -18,12 +18,14 @@ namespace ashlar {
 
 using ReactorFactory = std::function<Result<std::unique_ptr<Reactor>>(const ReactorOptions&)>;
 
+class QueueThreadPool;
+
 class QueueThread {
 public:
-    // Starts the thread; returns when its reactor stands.
-    [[nodiscard]] static Result<std::unique_ptr<QueueThread>> create(const ReactorFactory& factory,
-                                                                     const ReactorOptions& options,
-                                                                     const std::string& name);
+    // Starts the thread; returns when its reactor stands. The pool, if any, outlives it.
+    [[nodiscard]] static Result<std::unique_ptr<QueueThread>> create(
+        const ReactorFactory& factory, const ReactorOptions& options, const std::string& name,
+        QueueThreadPool* pool = nullptr);
     // Ends the thread. Its queues end with it, home or not.
     ~QueueThread();
     QueueThread(const QueueThread&) = delete;
@@ -31,8 +33,11 @@ public:
 
     // Any thread: runs the call on this thread, soon. False when the thread has ended.
     bool post(std::move_only_function<void(QueueThread&)> call);
-    // Any thread: ends the loop without waiting for tags to come home.
+    // Any thread: ends the loop without waiting for tags to come home; the queues that are left
+    // fail.
     void quit();
+    // This thread: ends all threads of its pool.
+    void quit_pool();
 
     // The rest belongs to the thread itself.
     [[nodiscard]] Reactor& reactor() noexcept { return *reactor_; }
@@ -41,11 +46,12 @@ public:
     static void pin_to(const std::vector<int>& cpus) noexcept;
 
 private:
-    QueueThread() = default;
-    void run(const ReactorFactory& factory, const ReactorOptions& options,
-             const std::string& name, std::function<void(Result<void>)> ready);
+    explicit QueueThread(QueueThreadPool* pool) noexcept : pool_(pool) {}
+    void run(const ReactorFactory& factory, const ReactorOptions& options, const std::string& name,
+             std::function<void(Result<void>)> ready);
     void serve_queues();
 
+    QueueThreadPool* const pool_;
     std::unique_ptr<Reactor> reactor_;
     std::vector<std::unique_ptr<Queue>> queues_;
     bool quit_ = false;
@@ -66,8 +72,6 @@ public:
     [[nodiscard]] QueueThread& next() noexcept {
         return *threads_[turn_.fetch_add(1, std::memory_order_relaxed) % threads_.size()];
     }
-    // Ends every thread: what a device does whose queue failed, because a ring lets go of the
-    // kernel's commands only when it ends.
     void quit_all();
 
 private:

@@ -1,16 +1,17 @@
 // Queue threads over fake reactors, and over the real one.
 #include "core/queue_threads.h"
 
+#include <sched.h>
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
 #include <csignal>
 #include <future>
-#include <sched.h>
 #include <set>
 
 #include <gtest/gtest.h>
 
+#include "kernel/features.h"
 #include "support/fake_char_device.h"
 #include "support/fake_reactor.h"
 #include "support/test_sessions.h"
@@ -67,7 +68,7 @@ public:
         const std::lock_guard lock(mutex_);
         home = index;
     }
-    void queue_failed(Error error) noexcept override {
+    void queue_failed(std::uint16_t, Error error) noexcept override {
         const std::lock_guard lock(mutex_);
         failures.push_back(std::move(error));
     }
@@ -277,10 +278,24 @@ TEST(QueueThread, AQueueWhoseThreadQuitsUnderItIsToldSo) {
 
 // ---- Pools -------------------------------------------------------------------------------------
 
+constexpr auto kOne = QueueThreadPool::Lifetime::one_device;
+
+TEST(QueueThreadPool, RingsThatOutliveADeviceRegisterFilesOnlyWhereTheKernelLetsGoOfThem) {
+    Fakes fakes;
+    auto own = QueueThreadPool::create({.count = 1}, kOne, fakes.factory(), "t");
+    ASSERT_TRUE(own);
+    EXPECT_TRUE(fakes.seen.register_files);
+    auto shared = QueueThreadPool::create({.count = 1}, QueueThreadPool::Lifetime::shared,
+                                          fakes.factory(), "t");
+    ASSERT_TRUE(shared);
+    const kernel::KernelVersion prompt{6, 13};
+    EXPECT_EQ(fakes.seen.register_files, kernel::running_kernel_version() >= prompt);
+}
+
 TEST(QueueThreadPool, RefusesNoneAndTooMany) {
     Fakes fakes;
     for (const unsigned count : {0U, 1025U}) {
-        auto pool = QueueThreadPool::create({.count = count}, fakes.factory(), "t");
+        auto pool = QueueThreadPool::create({.count = count}, kOne, fakes.factory(), "t");
         ASSERT_FALSE(pool) << count;
         EXPECT_EQ(pool.error().code, EINVAL);
         EXPECT_EQ(pool.error().message(),
@@ -291,7 +306,7 @@ TEST(QueueThreadPool, RefusesNoneAndTooMany) {
 
 TEST(QueueThreadPool, GivesItsThreadsInTurn) {
     Fakes fakes;
-    auto pool = QueueThreadPool::create({.count = 3, .entries = 64}, fakes.factory(), "t");
+    auto pool = QueueThreadPool::create({.count = 3, .entries = 64}, kOne, fakes.factory(), "t");
     ASSERT_TRUE(pool);
     EXPECT_EQ(fakes.alive, 3);
     EXPECT_EQ(fakes.seen.entries, 64U);
@@ -315,7 +330,7 @@ TEST(QueueThreadPool, AThreadThatCannotStartEndsTheOthers) {
         }
         return good(options);
     };
-    auto pool = QueueThreadPool::create({.count = 4}, factory, "t");
+    auto pool = QueueThreadPool::create({.count = 4}, kOne, factory, "t");
     ASSERT_FALSE(pool);
     EXPECT_EQ(pool.error().code, ENOMEM);
     EXPECT_EQ(made, 3);

@@ -55,8 +55,8 @@ public:
     [[nodiscard]] Queue& queue() const noexcept { return queue_; }
 
     // Used by Queue while serving.
-    Request request;  // what the kernel asked for
-    Request flush;    // what follows it when FUA is emulated
+    Request request;               // what the kernel asked for
+    Request flush;                 // what follows it when FUA is emulated
     kernel::abi::IoCmd command{};  // as last submitted, to submit again when the kernel says so
     std::uint32_t opcode = 0;
     bool flush_after = false;  // FUA that the engine emulates

@@ -260,18 +260,18 @@ TEST(Arena, AFrameThatDoesNotFitGoesToTheHeap) {
     EXPECT_EQ(tag.arena.used(), 0U);
 }
 
-TEST(Arena, IsFilledToTheLastByte) {
-    Tag tag(16 * 8);
-    std::vector<void*> frames;
-    while (true) {
-        void* frame = Arena::allocate_frame(&tag.arena, 16);
-        frames.push_back(frame);
-        if (!inside(tag, frame)) break;
-        ASSERT_LE(tag.arena.used(), tag.memory.size());
+TEST(Arena, IsFilledToTheLastByteAndNoFurther) {
+    for (const std::size_t size : {128U, 144U, 160U}) {
+        Tag tag(size);
+        std::vector<void*> frames;
+        do {
+            frames.push_back(Arena::allocate_frame(&tag.arena, 16));
+            ASSERT_LE(tag.arena.used(), size);
+        } while (inside(tag, frames.back()));
+        EXPECT_EQ(frames.size(), 1 + size / 32);
+        for (void* frame : frames) Arena::free_frame(frame, 16);
+        EXPECT_EQ(tag.arena.used(), 0U);
     }
-    EXPECT_EQ(tag.arena.used(), tag.memory.size());
-    for (void* frame : frames) Arena::free_frame(frame, 16);
-    EXPECT_EQ(tag.arena.used(), 0U);
 }
 
 TEST(Arena, NoneIsTheHeap) {

@@ -46,11 +46,11 @@ inline constexpr std::uint32_t cmd_get_dev_info2 = 0x12;
 
 // What every control command carries, in the second half of a 128-byte SQE (at byte 48).
 struct CtrlCmd {
-    std::uint32_t dev_id;    // 0xffffffff with ADD_DEV: the kernel chooses
-    std::uint16_t queue_id;  // 0xffff unless the command is about one queue
-    std::uint16_t len;       // bytes at addr, the device path included
-    std::uint64_t addr;      // buffer, in or out as the command says; a path may come first
-    std::uint64_t data[1];   // inline argument: pid, size in sectors, timeout in ms, index
+    std::uint32_t dev_id;        // 0xffffffff with ADD_DEV: the kernel chooses
+    std::uint16_t queue_id;      // 0xffff unless the command is about one queue
+    std::uint16_t len;           // bytes at addr, the device path included
+    std::uint64_t addr;          // buffer, in or out as the command says; a path may come first
+    std::uint64_t data[1];       // inline argument: pid, size in sectors, timeout in ms, index
     std::uint16_t dev_path_len;  // bytes of path at the start of the buffer, its NUL included
     std::uint16_t pad;
     std::uint32_t reserved;
@@ -125,8 +125,8 @@ static_assert(offsetof(IoCmd, zone_append_lba) == 8);
 // What a batch command carries, at byte 48 of an ordinary SQE. The elements are at the SQE's addr.
 struct BatchIo {
     std::uint16_t q_id;
-    std::uint16_t flags;     // batch_f_*; 0 for a batch fetch
-    std::uint16_t nr_elem;   // at most the queue depth
+    std::uint16_t flags;      // batch_f_*; 0 for a batch fetch
+    std::uint16_t nr_elem;    // at most the queue depth
     std::uint8_t elem_bytes;  // of one element: 8, 16 or 24 as flags say; 2 for a batch fetch
     std::uint8_t reserved;
     std::uint64_t reserved2;

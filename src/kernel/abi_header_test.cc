@@ -35,8 +35,10 @@ struct ValueRow {
     long long kernel;
     long long ours;
 };
-#define VALUE(kernel_name, our_name) \
-    ValueRow { #kernel_name, static_cast<long long>(kernel_name), static_cast<long long>(our_name) }
+#define VALUE(kernel_name, our_name)                                                            \
+    ValueRow {                                                                                  \
+#kernel_name, static_cast < long long>(kernel_name), static_cast < long long>(our_name) \
+    }
 
 const ValueRow values[] = {
     VALUE(UBLK_CMD_GET_QUEUE_AFFINITY, abi::cmd_get_queue_affinity),
@@ -199,10 +201,10 @@ struct StructureRow {
     std::size_t kernel_size, our_size;
     std::size_t kernel_alignment, our_alignment;
 };
-#define STRUCTURE(kernel_name, our_name)                                            \
-    StructureRow {                                                                  \
-        #kernel_name, sizeof(kernel_name), sizeof(our_name), alignof(kernel_name), \
-            alignof(our_name)                                                       \
+#define STRUCTURE(kernel_name, our_name)                                           \
+    StructureRow {                                                                 \
+#kernel_name, sizeof(kernel_name), sizeof(our_name), alignof(kernel_name), \
+            alignof(our_name)                                                      \
     }
 
 const StructureRow structures[] = {
@@ -231,10 +233,10 @@ struct FieldRow {
     std::size_t kernel_offset, our_offset;
     std::size_t kernel_size, our_size;
 };
-#define FIELD(kernel_name, our_name, field)                                         \
-    FieldRow {                                                                      \
-        #kernel_name, #field, offsetof(kernel_name, field), offsetof(our_name, field), \
-            sizeof(kernel_name::field), sizeof(our_name::field)                     \
+#define FIELD(kernel_name, our_name, field)                                            \
+    FieldRow {                                                                         \
+#kernel_name, #field, offsetof(kernel_name, field), offsetof(our_name, field), \
+            sizeof(kernel_name::field), sizeof(our_name::field)                        \
     }
 
 const FieldRow fields[] = {
@@ -480,8 +482,8 @@ TEST(AbiHeader, ThereAreNoEnumerations) {
 }
 
 TEST(AbiHeader, EveryFunctionIsCompared) {
-    const auto names = found(header_without_comments(),
-                             "static\\s+(?:__inline__|inline)[\\w\\s]*?(\\w+)\\s*\\(");
+    const auto names =
+        found(header_without_comments(), "static\\s+(?:__inline__|inline)[\\w\\s]*?(\\w+)\\s*\\(");
     EXPECT_GE(names.size(), functions.size());
     for (const std::string& name : names) {
         EXPECT_TRUE(functions.contains(name)) << name << " is new in " << ASHLAR_KERNEL_HEADER;

@@ -50,18 +50,27 @@ TEST(Abi, OpcodeNumberIsTheLegacyOpcode) {
 }
 
 TEST(Abi, FeatureFlagsAreTwentyOneDistinctBits) {
-    const std::set<std::uint64_t> flags{
-        abi::f_support_zero_copy,       abi::f_uring_cmd_comp_in_task,
-        abi::f_need_get_data,           abi::f_user_recovery,
-        abi::f_user_recovery_reissue,   abi::f_unprivileged_dev,
-        abi::f_cmd_ioctl_encode,        abi::f_user_copy,
-        abi::f_zoned,                   abi::f_user_recovery_fail_io,
-        abi::f_update_size,             abi::f_auto_buf_reg,
-        abi::f_quiesce,                 abi::f_per_io_daemon,
-        abi::f_buf_reg_off_daemon,      abi::f_batch_io,
-        abi::f_integrity,               abi::f_safe_stop_dev,
-        abi::f_no_auto_part_scan,       abi::f_shmem_zc,
-        abi::f_io_desc_size};
+    const std::set<std::uint64_t> flags{abi::f_support_zero_copy,
+                                        abi::f_uring_cmd_comp_in_task,
+                                        abi::f_need_get_data,
+                                        abi::f_user_recovery,
+                                        abi::f_user_recovery_reissue,
+                                        abi::f_unprivileged_dev,
+                                        abi::f_cmd_ioctl_encode,
+                                        abi::f_user_copy,
+                                        abi::f_zoned,
+                                        abi::f_user_recovery_fail_io,
+                                        abi::f_update_size,
+                                        abi::f_auto_buf_reg,
+                                        abi::f_quiesce,
+                                        abi::f_per_io_daemon,
+                                        abi::f_buf_reg_off_daemon,
+                                        abi::f_batch_io,
+                                        abi::f_integrity,
+                                        abi::f_safe_stop_dev,
+                                        abi::f_no_auto_part_scan,
+                                        abi::f_shmem_zc,
+                                        abi::f_io_desc_size};
     ASSERT_EQ(flags.size(), 21U);
     std::uint64_t all = 0;
     for (const std::uint64_t flag : flags) {
@@ -80,10 +89,10 @@ TEST(Abi, UserCopyLayoutFillsItsBits) {
 }
 
 TEST(Abi, RequestFlagsLeaveTheOpAlone) {
-    constexpr std::uint32_t flags =
-        abi::io_f_failfast_dev | abi::io_f_failfast_transport | abi::io_f_failfast_driver |
-        abi::io_f_meta | abi::io_f_fua | abi::io_f_nounmap | abi::io_f_swap |
-        abi::io_f_need_reg_buf | abi::io_f_integrity | abi::io_f_shmem_zc;
+    constexpr std::uint32_t flags = abi::io_f_failfast_dev | abi::io_f_failfast_transport |
+                                    abi::io_f_failfast_driver | abi::io_f_meta | abi::io_f_fua |
+                                    abi::io_f_nounmap | abi::io_f_swap | abi::io_f_need_reg_buf |
+                                    abi::io_f_integrity | abi::io_f_shmem_zc;
     EXPECT_EQ(flags, 0x000f'af00U);
     EXPECT_EQ(abi::io_res_abort, -19);
 }

@@ -8,9 +8,9 @@ namespace ashlar::kernel {
 
 namespace {
 
-constexpr std::uint32_t block_size_max = 4096;             // the smallest page of any kernel
-constexpr std::uint32_t preferred_size_max = 256U << 20;   // the driver's limit, in bytes
-constexpr unsigned preferred_shift_max = 28;               // the same, as a shift
+constexpr std::uint32_t block_size_max = 4096;            // the smallest page of any kernel
+constexpr std::uint32_t preferred_size_max = 256U << 20;  // the driver's limit, in bytes
+constexpr unsigned preferred_shift_max = 28;              // the same, as a shift
 constexpr std::uint32_t discard_granularity_default = 4096;
 constexpr std::uint64_t discard_max_default = std::uint64_t{1} << 30;
 
@@ -41,8 +41,7 @@ abi::ParamBasic encode_basic(const Geometry& geometry, const Capabilities& capab
     }
     basic.logical_bs_shift = shift_of(geometry.logical_block_size);
     basic.physical_bs_shift = shift_of(geometry.physical_block_size);
-    basic.io_min_shift =
-        geometry.io_min == 0 ? basic.physical_bs_shift : shift_of(geometry.io_min);
+    basic.io_min_shift = geometry.io_min == 0 ? basic.physical_bs_shift : shift_of(geometry.io_min);
     // Shift 0 says one byte, which the block layer rounds down to none.
     basic.io_opt_shift = geometry.io_opt == 0 ? std::uint8_t{0} : shift_of(geometry.io_opt);
     basic.max_sectors = clipped_sectors(options.io_max_bytes, geometry.logical_block_size);
@@ -73,10 +72,9 @@ abi::ParamDiscard encode_discard(const Geometry& geometry,
 }
 
 int decode_basic(const abi::ParamBasic& basic, DecodedParams& out) noexcept {
-    if (basic.logical_bs_shift < sector_shift ||
-        basic.physical_bs_shift < basic.logical_bs_shift ||
-        basic.physical_bs_shift > preferred_shift_max ||
-        basic.io_min_shift > preferred_shift_max || basic.io_opt_shift > preferred_shift_max) {
+    if (basic.logical_bs_shift < sector_shift || basic.physical_bs_shift < basic.logical_bs_shift ||
+        basic.physical_bs_shift > preferred_shift_max || basic.io_min_shift > preferred_shift_max ||
+        basic.io_opt_shift > preferred_shift_max) {
         return EINVAL;
     }
     if (basic.dev_sectors > sectors_max) return EOVERFLOW;
@@ -87,8 +85,7 @@ int decode_basic(const abi::ParamBasic& basic, DecodedParams& out) noexcept {
     geometry.physical_block_size = 1U << basic.physical_bs_shift;
     // The block layer raises io_min to the physical block and lowers an io_opt below it to none.
     geometry.io_min = 1U << std::max(basic.io_min_shift, basic.physical_bs_shift);
-    geometry.io_opt =
-        basic.io_opt_shift < basic.physical_bs_shift ? 0 : 1U << basic.io_opt_shift;
+    geometry.io_opt = basic.io_opt_shift < basic.physical_bs_shift ? 0 : 1U << basic.io_opt_shift;
     geometry.rotational = (basic.attrs & abi::attr_rotational) != 0;
 
     // Bytes in 32 bits, as the types have them. A chunk past that is left out, not misstated.
@@ -105,8 +102,7 @@ int decode_basic(const abi::ParamBasic& basic, DecodedParams& out) noexcept {
 void decode_discard(const abi::ParamDiscard& discard, DecodedParams& out) noexcept {
     out.geometry.discard_granularity = discard.discard_granularity;
     out.geometry.discard_max = std::uint64_t{discard.max_discard_sectors} << sector_shift;
-    out.geometry.write_zeroes_max = std::uint64_t{discard.max_write_zeroes_sectors}
-                                    << sector_shift;
+    out.geometry.write_zeroes_max = std::uint64_t{discard.max_write_zeroes_sectors} << sector_shift;
     out.capabilities.discard = discard.max_discard_sectors != 0;
     out.capabilities.write_zeroes = discard.max_write_zeroes_sectors != 0;
 }
@@ -145,8 +141,7 @@ std::optional<BatchElement> decode_batch_element(std::uint16_t flags,
     if (in.size() < batch_element_bytes(flags)) return std::nullopt;
     abi::ElemHeader header;
     std::memcpy(&header, in.data(), sizeof header);
-    BatchElement element{.tag = header.tag, .buf_index = header.buf_index,
-                         .result = header.result};
+    BatchElement element{.tag = header.tag, .buf_index = header.buf_index, .result = header.result};
     std::size_t at = sizeof header;
     if ((flags & abi::batch_f_has_buf_addr) != 0) {
         std::memcpy(&element.buf_addr, in.data() + at, sizeof element.buf_addr);
@@ -238,19 +233,18 @@ std::expected<void, std::string> validate_geometry(const Geometry& geometry) {
         return refuse("size", geometry.size, "it must be less than 2^63");
     }
     if (!std::has_single_bit(geometry.physical_block_size) ||
-        geometry.physical_block_size < block ||
-        geometry.physical_block_size > preferred_size_max) {
+        geometry.physical_block_size < block || geometry.physical_block_size > preferred_size_max) {
         return refuse("physical block size", geometry.physical_block_size,
                       "it must be a power of two from the logical block size " +
                           std::to_string(block) + " to 268435456");
     }
-    const std::string preferred_allowed = "it must be 0 or a power of two from the physical block "
-                                          "size " +
-                                          std::to_string(geometry.physical_block_size) +
-                                          " to 268435456";
+    const std::string preferred_allowed =
+        "it must be 0 or a power of two from the physical block "
+        "size " +
+        std::to_string(geometry.physical_block_size) + " to 268435456";
     const auto preferred_valid = [&](std::uint32_t bytes) {
-        return bytes == 0 || (std::has_single_bit(bytes) &&
-                              bytes >= geometry.physical_block_size && bytes <= preferred_size_max);
+        return bytes == 0 || (std::has_single_bit(bytes) && bytes >= geometry.physical_block_size &&
+                              bytes <= preferred_size_max);
     };
     if (!preferred_valid(geometry.io_min)) {
         return refuse("io_min", geometry.io_min, preferred_allowed);
@@ -326,8 +320,7 @@ std::expected<DecodedParams, int> decode_params(std::span<const std::byte> bytes
                                     params.devt.disk_major, params.devt.disk_minor};
     }
     if (given(abi::param_type_zoned, offsetof(abi::Params, dma))) out.zoned = params.zoned;
-    if (given(abi::param_type_dma_align,
-              offsetof(abi::Params, dma) + sizeof(abi::ParamDmaAlign))) {
+    if (given(abi::param_type_dma_align, offsetof(abi::Params, dma) + sizeof(abi::ParamDmaAlign))) {
         if (!std::has_single_bit(std::uint64_t{params.dma.alignment} + 1) ||
             params.dma.alignment == std::numeric_limits<std::uint32_t>::max()) {
             return std::unexpected{EINVAL};

@@ -73,13 +73,15 @@ inline constexpr std::uint64_t sector_limit = std::uint64_t{1} << (63 - sector_s
     const std::uint32_t op_flags = desc.op_flags;
     const std::uint32_t op = op_flags & 0xff;
     const detail::OpRule& rule = detail::op_rules.rule[op & (detail::op_rule_count - 1U)];
-    if (op >= detail::op_rule_count || !rule.known) [[unlikely]] return EOPNOTSUPP;
+    if (op >= detail::op_rule_count || !rule.known) [[unlikely]]
+        return EOPNOTSUPP;
 
     const std::uint64_t sector = desc.start_sector & rule.mask;
     const std::uint64_t count = desc.nr_sectors & rule.mask;  // nr_zones is the same word
     // A count is below 2^32, so the subtraction cannot wrap; zones are counted as sectors here,
     // which only makes the limit a little stricter.
-    if (sector > detail::sector_limit - count) [[unlikely]] return EINVAL;
+    if (sector > detail::sector_limit - count) [[unlikely]]
+        return EINVAL;
 
     request.offset = sector << sector_shift;
     request.length = count << rule.length_shift;
@@ -191,9 +193,9 @@ struct ShmemAddress {
     return std::uint64_t{address.index} << abi::shmem_zc_idx_off | address.offset;
 }
 [[nodiscard]] constexpr ShmemAddress decode_shmem_address(std::uint64_t addr) noexcept {
-    return {.index =
-                static_cast<std::uint16_t>(addr >> abi::shmem_zc_idx_off & abi::shmem_zc_idx_mask),
-            .offset = static_cast<std::uint32_t>(addr & abi::shmem_zc_off_mask)};
+    return {
+        .index = static_cast<std::uint16_t>(addr >> abi::shmem_zc_idx_off & abi::shmem_zc_idx_mask),
+        .offset = static_cast<std::uint32_t>(addr & abi::shmem_zc_off_mask)};
 }
 
 // ---- Batches (hot) -----------------------------------------------------------------------------
@@ -220,8 +222,8 @@ inline constexpr std::size_t batch_element_bytes_max = 24;
 // Whether the driver takes the combination: no unknown flag, and no fallback (which is about
 // registered buffers) together with buffer addresses.
 [[nodiscard]] constexpr bool batch_flags_valid(std::uint16_t flags) noexcept {
-    constexpr unsigned all = abi::batch_f_has_zone_lba | abi::batch_f_has_buf_addr |
-                             abi::batch_f_auto_buf_reg_fallback;
+    constexpr unsigned all =
+        abi::batch_f_has_zone_lba | abi::batch_f_has_buf_addr | abi::batch_f_auto_buf_reg_fallback;
     constexpr unsigned both = abi::batch_f_has_buf_addr | abi::batch_f_auto_buf_reg_fallback;
     return (flags & ~all) == 0 && (flags & both) != both;
 }
@@ -251,14 +253,22 @@ inline std::size_t encode_batch_element(std::uint16_t flags, const BatchElement&
 // The command that carries `count` elements of one queue: prepare or commit.
 [[nodiscard]] constexpr abi::BatchIo make_batch_io(std::uint16_t queue, std::uint16_t flags,
                                                    std::uint16_t count) noexcept {
-    return {.q_id = queue, .flags = flags, .nr_elem = count,
-            .elem_bytes = batch_element_bytes(flags), .reserved = 0, .reserved2 = 0};
+    return {.q_id = queue,
+            .flags = flags,
+            .nr_elem = count,
+            .elem_bytes = batch_element_bytes(flags),
+            .reserved = 0,
+            .reserved2 = 0};
 }
 
 // The multishot command that delivers tags: arrays of std::uint16_t in provided buffers.
 [[nodiscard]] constexpr abi::BatchIo make_batch_fetch(std::uint16_t queue) noexcept {
-    return {.q_id = queue, .flags = 0, .nr_elem = 0,
-            .elem_bytes = sizeof(std::uint16_t), .reserved = 0, .reserved2 = 0};
+    return {.q_id = queue,
+            .flags = 0,
+            .nr_elem = 0,
+            .elem_bytes = sizeof(std::uint16_t),
+            .reserved = 0,
+            .reserved2 = 0};
 }
 
 // How many elements a batch commit took: res is its completion, bytes or a negative errno (none
@@ -287,8 +297,8 @@ inline constexpr Opcode start_dev{"START_DEV", abi::u_cmd_start_dev, abi::cmd_st
 inline constexpr Opcode stop_dev{"STOP_DEV", abi::u_cmd_stop_dev, abi::cmd_stop_dev};
 inline constexpr Opcode set_params{"SET_PARAMS", abi::u_cmd_set_params, abi::cmd_set_params};
 inline constexpr Opcode get_params{"GET_PARAMS", abi::u_cmd_get_params, abi::cmd_get_params};
-inline constexpr Opcode start_user_recovery{
-    "START_USER_RECOVERY", abi::u_cmd_start_user_recovery, abi::cmd_start_user_recovery};
+inline constexpr Opcode start_user_recovery{"START_USER_RECOVERY", abi::u_cmd_start_user_recovery,
+                                            abi::cmd_start_user_recovery};
 inline constexpr Opcode end_user_recovery{"END_USER_RECOVERY", abi::u_cmd_end_user_recovery,
                                           abi::cmd_end_user_recovery};
 inline constexpr Opcode get_dev_info2{"GET_DEV_INFO2", abi::u_cmd_get_dev_info2,
@@ -352,8 +362,8 @@ struct DevSettings {
 
 // What of the parameters is the engine's and not the backend's to say.
 struct ParamsOptions {
-    std::uint32_t io_max_bytes = 0;  // as ADD_DEV answered it; at least a page
-    bool fua = true;                 // offer FUA with a volatile cache: the engine can emulate it
+    std::uint32_t io_max_bytes = 0;   // as ADD_DEV answered it; at least a page
+    bool fua = true;                  // offer FUA with a volatile cache: the engine can emulate it
     std::uint32_t dma_alignment = 0;  // bytes, a power of two up to a page; 0: the kernel's 4
     std::optional<abi::ParamSegment> segment{};
     std::optional<abi::ParamZoned> zoned{};          // f_zoned; chunk is then the zone size

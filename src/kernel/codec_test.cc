@@ -110,8 +110,9 @@ TEST(DecodeRequest, RangesEndAtTwoToThe63) {
     EXPECT_EQ(request.offset + request.length, std::uint64_t{1} << 63);
     EXPECT_EQ(decode_request(desc_of(abi::io_op_read, limit - 7, 8), 0, 0, request), EINVAL);
     EXPECT_EQ(decode_request(desc_of(abi::io_op_read, limit, 1), 0, 0, request), EINVAL);
-    EXPECT_EQ(decode_request(desc_of(abi::io_op_read, ~std::uint64_t{0}, 0xffff'ffff), 0, 0,
-                             request), EINVAL);
+    EXPECT_EQ(
+        decode_request(desc_of(abi::io_op_read, ~std::uint64_t{0}, 0xffff'ffff), 0, 0, request),
+        EINVAL);
     EXPECT_EQ(decode_request(desc_of(abi::io_op_read, 0, 0xffff'ffff), 0, 0, request), 0);
     EXPECT_EQ(request.length, std::uint64_t{0xffff'ffff} * 512);
 }
@@ -155,8 +156,8 @@ TEST(Layout, UserCopyOffsets) {
     EXPECT_EQ(user_copy_offset(0, 1, 0), 0x8200'0000U);
     EXPECT_EQ(user_copy_offset(1, 2, 512),
               0x8000'0000U + (std::uint64_t{1} << 41) + (std::uint64_t{2} << 25) + 512);
-    const UserCopyPosition corner{.queue = 4095, .tag = 4095, .byte = (1 << 25) - 1,
-                                  .integrity = true};
+    const UserCopyPosition corner{
+        .queue = 4095, .tag = 4095, .byte = (1 << 25) - 1, .integrity = true};
     EXPECT_EQ(decode_user_copy_offset(
                   user_copy_offset(corner.queue, corner.tag, corner.byte, corner.integrity)),
               corner);
@@ -193,8 +194,8 @@ TEST(Packed, IoCmd) {
 // ---- Batches -----------------------------------------------------------------------------------
 
 TEST(Batch, ElementsTravelAsTheFlagsSay) {
-    const BatchElement element{.tag = 9, .buf_index = 4, .result = -5,
-                               .buf_addr = 0x1122'3344'5566'7788, .zone_lba = 42};
+    const BatchElement element{
+        .tag = 9, .buf_index = 4, .result = -5, .buf_addr = 0x1122'3344'5566'7788, .zone_lba = 42};
     constexpr std::pair<std::uint16_t, std::size_t> sizes[] = {
         {std::uint16_t{0}, 8},
         {abi::batch_f_auto_buf_reg_fallback, 8},
@@ -230,8 +231,7 @@ TEST(Batch, TheBufferAddressComesBeforeTheZone) {
 TEST(Batch, Flags) {
     EXPECT_TRUE(batch_flags_valid(0));
     EXPECT_TRUE(batch_flags_valid(abi::batch_f_has_buf_addr | abi::batch_f_has_zone_lba));
-    EXPECT_FALSE(batch_flags_valid(abi::batch_f_has_buf_addr |
-                                   abi::batch_f_auto_buf_reg_fallback));
+    EXPECT_FALSE(batch_flags_valid(abi::batch_f_has_buf_addr | abi::batch_f_auto_buf_reg_fallback));
     EXPECT_FALSE(batch_flags_valid(1 << 3));
 }
 
@@ -297,10 +297,17 @@ TEST(Control, PathComesFirstWithItsNul) {
 }
 
 TEST(DevInfo, RoundTrip) {
-    const DevSettings settings{.dev_id = 3, .queues = 2, .depth = 64, .io_max_bytes = 1 << 20,
+    const DevSettings settings{.dev_id = 3,
+                               .queues = 2,
+                               .depth = 64,
+                               .io_max_bytes = 1 << 20,
                                .features = abi::f_user_copy | abi::f_io_desc_size,
-                               .server_flags = 5, .desc_size = 64, .state = abi::DevState::live,
-                               .server_pid = 99, .owner_uid = 1000, .owner_gid = 1001};
+                               .server_flags = 5,
+                               .desc_size = 64,
+                               .state = abi::DevState::live,
+                               .server_pid = 99,
+                               .owner_uid = 1000,
+                               .owner_gid = 1001};
     EXPECT_EQ(decode_dev_info(encode_dev_info(settings)), settings);
 }
 

@@ -28,8 +28,13 @@ TEST(ValidateGeometry, Accepts) {
     EXPECT_EQ(reason({.size = 4096, .logical_block_size = 4096}), "");
     EXPECT_EQ(reason({.size = (std::uint64_t{1} << 63) - 512}), "");
     EXPECT_EQ(reason({.size = 1 << 20, .physical_block_size = 256 << 20}), "");
-    EXPECT_EQ(reason({.size = 1 << 20, .io_min = 65536, .io_opt = 1 << 20, .chunk = 3 * 65536,
-                      .discard_granularity = 65536, .discard_max = 1 << 20}), "");
+    EXPECT_EQ(reason({.size = 1 << 20,
+                      .io_min = 65536,
+                      .io_opt = 1 << 20,
+                      .chunk = 3 * 65536,
+                      .discard_granularity = 65536,
+                      .discard_max = 1 << 20}),
+              "");
 }
 
 TEST(ValidateGeometry, NamesTheValueAndWhatIsAllowed) {
@@ -142,23 +147,28 @@ TEST(EncodeParams, OptionalBlocks) {
     all.zoned = abi::ParamZoned{};
     all.integrity = abi::ParamIntegrity{};
     const abi::Params params = encode_params(disk, {}, all);
-    EXPECT_EQ(params.types,
-              abi::param_type_basic | abi::param_type_zoned | abi::param_type_dma_align |
-                  abi::param_type_segment | abi::param_type_integrity);
+    EXPECT_EQ(params.types, abi::param_type_basic | abi::param_type_zoned |
+                                abi::param_type_dma_align | abi::param_type_segment |
+                                abi::param_type_integrity);
     EXPECT_EQ(params.dma.alignment, 511U);  // a mask
     EXPECT_EQ(params.seg.max_segments, 32);
 }
 
 TEST(DecodeParams, IsTheInverse) {
-    const Geometry geometry{.size = 3 << 20, .logical_block_size = 1024,
-                            .physical_block_size = 8192, .io_min = 16384, .io_opt = 1 << 20,
-                            .chunk = 1 << 20, .discard_granularity = 8192,
-                            .discard_max = 1 << 22, .write_zeroes_max = 1 << 23,
+    const Geometry geometry{.size = 3 << 20,
+                            .logical_block_size = 1024,
+                            .physical_block_size = 8192,
+                            .io_min = 16384,
+                            .io_opt = 1 << 20,
+                            .chunk = 1 << 20,
+                            .discard_granularity = 8192,
+                            .discard_max = 1 << 22,
+                            .write_zeroes_max = 1 << 23,
                             .rotational = true};
     const Capabilities capabilities{
         .flush = true, .fua = true, .discard = true, .write_zeroes = true};
-    const auto decoded = decode_params(bytes_of(encode_params(
-        geometry, capabilities, {.io_max_bytes = 1 << 20, .dma_alignment = 512})));
+    const auto decoded = decode_params(bytes_of(
+        encode_params(geometry, capabilities, {.io_max_bytes = 1 << 20, .dma_alignment = 512})));
     ASSERT_TRUE(decoded);
     EXPECT_EQ(decoded->geometry.size, geometry.size);
     EXPECT_EQ(decoded->geometry.logical_block_size, geometry.logical_block_size);

@@ -50,7 +50,8 @@ public:
     // One round, one system call: pushes what was queued, waits for at least one completion (or
     // until the time-out), and calls complete() of all that came. Returns 0, or the errno that
     // makes the reactor useless; ETIME when the time-out passed and nothing came.
-    [[nodiscard]] virtual int run_once(std::optional<std::chrono::milliseconds> timeout) noexcept = 0;
+    [[nodiscard]] virtual int run_once(
+        std::optional<std::chrono::milliseconds> timeout) noexcept = 0;
 
     // Any thread: runs `call` on the reactor's thread soon, ending a wait.
     virtual void post(std::move_only_function<void()> call) = 0;

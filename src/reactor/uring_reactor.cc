@@ -1,11 +1,11 @@
 // The reactor over a real io_uring. The only file that sees liburing.
+#include <liburing.h>
+#include <sys/eventfd.h>
 #include <array>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
-#include <liburing.h>
 #include <mutex>
-#include <sys/eventfd.h>
 #include <utility>
 #include <vector>
 
@@ -118,9 +118,13 @@ public:
 
     int run_once(std::optional<std::chrono::milliseconds> timeout) noexcept override {
         ++rounds_;
-        const int result = timeout ? submit_and_wait(*timeout) : io_uring_submit_and_wait(&ring_, 1);
+        const int result =
+            timeout ? submit_and_wait(*timeout) : io_uring_submit_and_wait(&ring_, 1);
         const bool any = reap();
-        if (result >= 0 || any) return 0;
+        if (any) return 0;
+        // liburing answers the number of submissions when the time passed after one.
+        if (timeout && result >= 0) return ETIME;
+        if (result >= 0) return 0;
         switch (-result) {
             case EINTR: return 0;
             case EAGAIN:
@@ -172,10 +176,10 @@ private:
     io_uring_sqe* next_sqe() noexcept {
         io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
         while (sqe == nullptr) [[unlikely]] {
-            // Full: hand over what is there. The kernel may be short of memory for a while.
-            if (io_uring_submit(&ring_) < 0) nanosleep(&kBackOff, nullptr);
-            sqe = io_uring_get_sqe(&ring_);
-        }
+                // Full: hand over what is there. The kernel may be short of memory for a while.
+                if (io_uring_submit(&ring_) < 0) nanosleep(&kBackOff, nullptr);
+                sqe = io_uring_get_sqe(&ring_);
+            }
         return sqe;
     }
 
@@ -196,7 +200,8 @@ private:
         io_uring_cqe* cqe = nullptr;
         io_uring_for_each_cqe(&ring_, head, cqe) {
             ++count;
-            auto* operation = reinterpret_cast<Operation*>(static_cast<std::uintptr_t>(cqe->user_data));
+            auto* operation =
+                reinterpret_cast<Operation*>(static_cast<std::uintptr_t>(cqe->user_data));
             operation->complete(cqe->res, cqe->flags);
         }
         io_uring_cq_advance(&ring_, count);
@@ -206,7 +211,8 @@ private:
     void await_wake() noexcept {
         io_uring_sqe* sqe = next_sqe();
         io_uring_prep_read(sqe, wake_.get(), &wake_count_, sizeof(wake_count_), 0);
-        sqe->user_data = reinterpret_cast<std::uintptr_t>(static_cast<Operation*>(&wake_operation_));
+        sqe->user_data =
+            reinterpret_cast<std::uintptr_t>(static_cast<Operation*>(&wake_operation_));
     }
 
     void run_posted() {

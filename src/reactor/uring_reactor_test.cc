@@ -1,13 +1,13 @@
 // The reactor on a real io_uring. Commands go to /dev/null, which takes any (result 0), and to a
 // memory file, which takes none (a negative errno): no driver is needed.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <fcntl.h>
 #include <functional>
 #include <future>
-#include <sys/mman.h>
-#include <sys/syscall.h>
 #include <thread>
 #include <vector>
 
@@ -280,6 +280,21 @@ TEST(UringReactor, ARegisteredFileOutlivesItsDescriptor) {
     reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
     while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
     EXPECT_EQ(operation.result, 0);
+}
+
+TEST(UringReactor, WithoutRegistrationADescriptorIsItsOwnSlot) {
+    const Fd null = dev_null();
+    auto reactor = open_reactor({.entries = 8, .files = 1, .register_files = false});
+    Recorder operation;
+    for (int i = 1; i <= 3; ++i) {
+        const FileSlot slot = add(*reactor, null);
+        EXPECT_EQ(slot, static_cast<FileSlot>(null.get()));
+        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+        while (operation.calls < i) ASSERT_EQ(reactor->run_once(kLong), 0);
+        EXPECT_EQ(operation.result, 0);
+    }
+    reactor->unregister_file(static_cast<FileSlot>(null.get()));
+    EXPECT_EQ(fcntl(null.get(), F_GETFD), FD_CLOEXEC) << "the descriptor stays its owner's";
 }
 
 // ---- post --------------------------------------------------------------------------------------

@@ -73,8 +73,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     require(kernel::encode_auto_buf_reg(reg.index, (reg.flags & 1) != 0) == (addr & 0x1'ffff));
 
     const kernel::UserCopyPosition position = kernel::decode_user_copy_offset(addr);
-    const std::uint64_t offset = kernel::user_copy_offset(position.queue, position.tag,
-                                                          position.byte, position.integrity);
+    const std::uint64_t offset =
+        kernel::user_copy_offset(position.queue, position.tag, position.byte, position.integrity);
     require(offset <= INT64_MAX);
     require(kernel::decode_user_copy_offset(offset) == position);
     return 0;

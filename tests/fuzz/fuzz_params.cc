@@ -54,8 +54,7 @@ bool same(const abi::Params& left, const abi::Params& right) {
 
 // Encodes what was decoded, leaving out what the driver would refuse whoever encodes it.
 abi::Params encode_again(const kernel::DecodedParams& decoded, std::uint32_t io_max_bytes) {
-    kernel::ParamsOptions options{.io_max_bytes = io_max_bytes,
-                                  .fua = decoded.capabilities.fua};
+    kernel::ParamsOptions options{.io_max_bytes = io_max_bytes, .fua = decoded.capabilities.fua};
     if (decoded.dma_alignment <= page) options.dma_alignment = decoded.dma_alignment;
     if (decoded.segment && decoded.segment->max_segment_size >= 4096 &&
         decoded.segment->seg_boundary_mask >= 4095 &&

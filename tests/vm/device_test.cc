@@ -1,16 +1,16 @@
 // The library on a real driver, as a program that writes storage uses it.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
-#include <fcntl.h>
 #include <filesystem>
-#include <gtest/gtest.h>
 #include <mutex>
 #include <thread>
-#include <unistd.h>
 #include <vector>
 
 #include <ashlar/ashlar.h>
@@ -54,7 +54,8 @@ private:
 
 class File {
 public:
-    explicit File(const std::string& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC)) {}
+    explicit File(const std::string& path, int flags)
+        : fd_(open(path.c_str(), flags | O_CLOEXEC)) {}
     File(const File&) = delete;
     File& operator=(const File&) = delete;
     ~File() {
@@ -199,8 +200,8 @@ TEST(Device, ManyDevicesOnTwoThreads) {
     ASSERT_TRUE(threads) << threads.error().message();
     std::vector<Device> devices;
     for (int index = 0; index < 12; ++index) {
-        devices.push_back(make(std::make_shared<Recorder>(),
-                               {.queues = 2, .depth = 16, .threads = *threads}));
+        devices.push_back(
+            make(std::make_shared<Recorder>(), {.queues = 2, .depth = 16, .threads = *threads}));
         const auto started = devices.back().start();
         ASSERT_TRUE(started) << started.error().message();
     }

@@ -6,8 +6,8 @@ import threading
 import time
 import unittest
 
-from support import (DeviceTest, Mounted, NOTHING, add, ashlar, ashlar_json, fio, kill_server, read_text,
-                     run, servers, traces, wait_until)
+from support import (DeviceTest, Mounted, NOTHING, add, ashlar, ashlar_json, kill_server,
+                     read_text, run, servers, traces, wait_until)
 
 MIB = 1 << 20
 

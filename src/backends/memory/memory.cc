@@ -1,9 +1,9 @@
 // The memory backend: one private mapping. The kernel's page table is the sparse map, so queues
 // share no lock of ours: a page is taken by the first write to it and given back by madvise.
-#include <cerrno>
-#include <cstring>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <cerrno>
+#include <cstring>
 
 #include <ashlar/backends.h>
 
@@ -72,11 +72,11 @@ Result<std::shared_ptr<Backend>> open_memory(const MemoryOptions& options) {
     void* bytes = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (bytes == MAP_FAILED) {
-        return std::unexpected(Error{.operation = "open memory backend",
-                                     .code = errno,
-                                     .detail = "no address space for " + std::to_string(size) +
-                                               " bytes",
-                                     .hint = "ask for a smaller size"});
+        return std::unexpected(
+            Error{.operation = "open memory backend",
+                  .code = errno,
+                  .detail = "no address space for " + std::to_string(size) + " bytes",
+                  .hint = "ask for a smaller size"});
     }
     if (options.hugepages && madvise(bytes, size, MADV_HUGEPAGE) != 0) {
         const int code = errno;

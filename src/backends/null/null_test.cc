@@ -70,8 +70,8 @@ TEST_F(NullTest, ReadsZeroesAlsoAfterAWriteThatTheEngineRefused) {
     test::FakeReactor reactor;
     auto owner = std::make_shared<test::RecordingOwner>();
     const QueueConfig config{.depth = 1, .io_max = 4096, .capabilities = {.read_only = true}};
-    auto queue = Queue::open(config, kernel.device(), reactor, std::move(session), owner->counters,
-                             owner);
+    auto queue =
+        Queue::open(config, kernel.device(), reactor, std::move(session), owner->counters, owner);
     ASSERT_TRUE(queue);
     (*queue)->fetch_all();
     auto* buffer = reinterpret_cast<std::byte*>(reactor.find(0, 0)->io.addr);
