@@ -3,7 +3,7 @@ SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 VM_KERNELS ?= newest 6.12
 
-.PHONY: help build demo test test-unit test-style test-fuzz test-fresh vm-simple-e2e vm-e2e \
+.PHONY: help build demo test test-unit test-fuzz test-fresh vm-simple-e2e vm-e2e \
         vm-no-driver vm-stress vm-benchmark vm-reset vm-shell asan-ubsan tsan tidy
 
 help:  ## this text
@@ -17,20 +17,14 @@ build:  ## the command, at build/release/bin/ashlar
 demo: build  ## a disk that is made, formatted, mounted, verified and removed again
 	@tools/demo
 
-test: test-unit test-style test-fuzz vm-e2e vm-no-driver  ## everything
+test: test-unit test-fuzz vm-e2e vm-no-driver  ## everything
 	@echo "all tests passed"
 
 test-unit: build  ## tests that need no driver
 	@tools/setup test
 	@vm/fetch --headers
 	@tools/build dev
-	ctest --preset dev --label-exclude style
-
-test-style:  ## the include graph and the style rules
-	@tools/setup test
-	python3 tests/style/check_style_test.py
-	python3 tests/style/check_style.py
-	python3 tests/style/check_readme.py
+	ctest --preset dev
 
 test-fuzz:  ## every decoder for some seconds
 	@tools/setup build fuzz
@@ -72,7 +66,8 @@ test-fresh:  ## both commands of the README on a bare Debian 12 root
 asan-ubsan tsan:  ## the unit tests under a sanitizer
 	@tools/setup test
 	@tools/build $@
-	ctest --preset $@ --label-exclude style
+	@vm/fetch --headers
+	ctest --preset $@ --label-regex unit
 
 tidy:  ## clang-tidy over everything
 	@tools/setup build test tidy

@@ -20,9 +20,8 @@ std::optional<DeviceId> parse_device(std::string_view text) {
     if (text.starts_with("/dev/")) text.remove_prefix(5);
     if (text.starts_with("ublkb") || text.starts_with("ublkc")) text.remove_prefix(5);
     DeviceId id = 0;
-    const char* end = text.data() + text.size();
-    const auto parsed = std::from_chars(text.data(), end, id);
-    if (parsed.ec != std::errc{} || parsed.ptr != end) return std::nullopt;
+    const auto parsed = std::from_chars(text.begin(), text.end(), id);
+    if (parsed.ec != std::errc{} || parsed.ptr != text.end()) return std::nullopt;
     return id;
 }
 

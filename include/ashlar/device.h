@@ -65,7 +65,7 @@ public:
     // Adds the device to the kernel: nothing serves it yet. On failure nothing is left behind.
     // Errors: those of Control::open and add; EINVAL with what is allowed.
     [[nodiscard]] static Result<Device> create(std::shared_ptr<Backend> backend,
-                                               DeviceOptions options);
+                                               const DeviceOptions& options);
     [[nodiscard]] static Result<Device> create(std::shared_ptr<Backend> backend) {
         return create(std::move(backend), DeviceOptions{});
     }

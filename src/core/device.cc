@@ -139,7 +139,7 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
     std::optional<Error> failure;
 };
 
-Result<Device> Device::create(std::shared_ptr<Backend> backend, DeviceOptions options) {
+Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOptions& options) {
     ASHLAR_ASSERT(backend != nullptr);
     const Geometry geometry = backend->geometry();
     Capabilities capabilities = backend->capabilities();
@@ -392,7 +392,7 @@ Device::Device(Device&&) noexcept = default;
 
 Device& Device::operator=(Device&& other) noexcept {
     if (this != &other) {
-        Device old(std::move(*this));
+        const Device old(std::move(*this));
         state_ = std::move(other.state_);
     }
     return *this;

@@ -78,7 +78,7 @@ void QueueThread::quit_pool() {
 }
 
 void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& options,
-                      const std::string& name, std::function<void(Result<void>)> ready) {
+                      const std::string& name, const std::function<void(Result<void>)>& ready) {
     pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
     auto reactor = factory(options);
     if (!reactor) return ready(std::unexpected(reactor.error()));

@@ -48,7 +48,7 @@ public:
 private:
     explicit QueueThread(QueueThreadPool* pool) noexcept : pool_(pool) {}
     void run(const ReactorFactory& factory, const ReactorOptions& options, const std::string& name,
-             std::function<void(Result<void>)> ready);
+             const std::function<void(Result<void>)>& ready);
     void serve_queues();
 
     QueueThreadPool* const pool_;

@@ -216,7 +216,7 @@ inline constexpr std::size_t batch_element_bytes_max = 24;
 [[nodiscard]] constexpr std::uint8_t batch_element_bytes(std::uint16_t flags) noexcept {
     const unsigned optional = ((flags & abi::batch_f_has_buf_addr) != 0 ? 1U : 0U) +
                               ((flags & abi::batch_f_has_zone_lba) != 0 ? 1U : 0U);
-    return static_cast<std::uint8_t>(sizeof(abi::ElemHeader) + 8 * optional);
+    return static_cast<std::uint8_t>(sizeof(abi::ElemHeader) + std::size_t{8} * optional);
 }
 
 // Whether the driver takes the combination: no unknown flag, and no fallback (which is about

@@ -94,7 +94,7 @@ public:
 
     void unregister_file(FileSlot file) noexcept override {
         if (file_flags_ == 0) return;
-        int none = -1;
+        const int none = -1;
         io_uring_register_files_update(&ring_, file, &none, 1);
         free_files_.push_back(file);
     }
