@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -25,13 +27,13 @@ constexpr DeviceId kIdMost = 1'048'575;
 
 // What the command line said, as text: every check answers in our own words.
 struct AddOptions {
-    std::string size;
-    std::string block_size;
-    std::string physical_block_size;
-    std::string io_max;
-    std::optional<long long> id;
-    std::optional<long long> queues;
-    std::optional<long long> depth;
+    std::optional<std::string> size;
+    std::optional<std::string> block_size;
+    std::optional<std::string> physical_block_size;
+    std::optional<std::string> io_max;
+    std::optional<std::string> id;
+    std::optional<std::string> queues;
+    std::optional<std::string> depth;
     std::string log_file;
     bool read_only = false;
     bool foreground = false;
@@ -46,33 +48,38 @@ struct UsageError {
 template <class T>
 using Parsed = std::expected<T, UsageError>;
 
-Parsed<std::uint64_t> size_option(std::string_view option, const std::string& text,
+Parsed<std::uint64_t> size_option(std::string_view option, const std::optional<std::string>& text,
                                   std::uint64_t fallback) {
-    if (text.empty()) return fallback;
-    auto size = parse_size(text);
+    if (!text) return fallback;
+    auto size = parse_size(*text);
     if (!size) return std::unexpected(UsageError{fmt::format("{}: {}", option, size.error())});
     return *size;
 }
 
-Parsed<std::uint32_t> small_size_option(std::string_view option, const std::string& text,
+Parsed<std::uint32_t> small_size_option(std::string_view option,
+                                        const std::optional<std::string>& text,
                                         std::uint32_t fallback) {
     auto size = size_option(option, text, fallback);
     if (!size) return std::unexpected(size.error());
     if (*size > UINT32_MAX) {
-        return std::unexpected(UsageError{fmt::format("{}: {} is too large", option, text)});
+        return std::unexpected(UsageError{fmt::format("{}: {} is too large", option, *text)});
     }
     return static_cast<std::uint32_t>(*size);
 }
 
-Parsed<std::uint32_t> number_option(std::string_view option, std::optional<long long> value,
+// Decimal digits only: 010 is ten.
+Parsed<std::uint32_t> number_option(std::string_view option, const std::optional<std::string>& text,
                                     std::uint32_t least, std::uint32_t most,
                                     std::uint32_t fallback) {
-    if (!value) return fallback;
-    if (*value < least || *value > most) {
-        return std::unexpected(
-            UsageError{fmt::format("{} is {}; allowed are {} to {}", option, *value, least, most)});
+    if (!text) return fallback;
+    std::uint32_t value = 0;
+    const char* end = text->data() + text->size();
+    const auto parsed = std::from_chars(text->data(), end, value);
+    if (parsed.ec != std::errc{} || parsed.ptr != end || value < least || value > most) {
+        return std::unexpected(UsageError{
+            fmt::format("{} is '{}'; allowed are {} to {}", option, *text, least, most)});
     }
-    return static_cast<std::uint32_t>(*value);
+    return value;
 }
 
 Parsed<Geometry> parse_geometry(const AddOptions& options, std::uint64_t default_size) {
@@ -102,7 +109,7 @@ Parsed<DeviceOptions> parse_device_options(const AddOptions& options) {
     constexpr std::uint32_t page = 4096;
     if (*io_max < page || *io_max > 32U << 20 || *io_max % page != 0) {
         return std::unexpected(UsageError{fmt::format(
-            "--io-max is {}; allowed are multiples of 4K from 4K to 32M", options.io_max)});
+            "--io-max is {}; allowed are multiples of 4K from 4K to 32M", *options.io_max)});
     }
     if (options.id) {
         auto id = number_option("--id", options.id, 0, kIdMost, 0);
@@ -144,11 +151,27 @@ bool announce_by_pipe(Fd& pipe, const Result<DeviceId>& result) {
     return heard;
 }
 
+// What the caller left open (a lock, a pipe) is not the server's to hold.
+void close_all_but(int one, int other) {
+    const auto [low, high] = std::minmax(one, other);
+    unsigned next = STDERR_FILENO + 1;
+    for (const int keep : {low, high}) {
+        if (keep < static_cast<int>(next)) continue;
+        const auto kept = static_cast<unsigned>(keep);
+        if (kept > next) close_range(next, kept - 1, 0);
+        next = kept + 1;
+    }
+    close_range(next, ~0U, 0);
+}
+
 // The server's own life: a session without terminal, nothing open but what it needs.
 [[noreturn]] void run_background_server(const ServerJob& job, const Log& log, Fd pipe) {
     setsid();
-    const Fd null(open("/dev/null", O_RDWR));
-    for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) dup2(null.get(), fd);
+    for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+        const Fd null(open("/dev/null", O_RDWR));
+        dup2(null.get(), fd);
+    }
+    close_all_but(pipe.get(), log.descriptor());
     static_cast<void>(chdir("/"));
     const int status = run_server(
         job, log, [&](const Result<DeviceId>& result) { return announce_by_pipe(pipe, result); });
@@ -244,7 +267,15 @@ int run_add(const AddOptions& options, ServerJob job) {
         complain(complaint.empty() ? id.error().message() : complaint);
         return kFailure;
     }
-    return print_device(*id, job.device, options.json);
+    int status = print_device(*id, job.device, options.json);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) status = kFailure;
+    if (status != kSuccess) {
+        // A device that nobody was told of would stay for ever.
+        complain(fmt::format("cannot say which device it is; ublk{} is removed again", *id));
+        auto control = Control::open();
+        if (control) static_cast<void>(control->remove(*id));
+    }
+    return status;
 }
 
 void common_options(CLI::App& type, AddOptions& options) {

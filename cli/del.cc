@@ -33,10 +33,28 @@ bool await_end(const Fd& process) {
     return ready > 0;
 }
 
+bool has_ended(const Fd& process) {
+    pollfd fd{process.get(), POLLIN, 0};
+    return !process.valid() || poll(&fd, 1, 0) > 0;
+}
+
+// A removal that did not end in time waits either for the server or for who has the disk open.
+Error explain(Error error, const DeviceInfo& info, const Fd& server) {
+    if (error.code != ETIMEDOUT) return error;
+    if (!has_ended(server)) {
+        error.detail = fmt::format("its server, process {}, does not let go", info.pid);
+        error.hint = fmt::format("type 'kill -9 {}', then try again", info.pid);
+    } else if (const auto user = who_has_open(info.id)) {
+        error.detail = fmt::format("the disk is gone, but {} still has it open", *user);
+        error.hint = "the id is free again when it closes it";
+    }
+    return error;
+}
+
 int del_device(Control& control, DeviceId id, bool force) {
     auto info = control.info(id);
     // What a killed server left is of no use without the device.
-    if (!info && info.error().code == ENODEV) remove_state(id);
+    if (!info && info.error().code == ENODEV) remove_orphaned_state(id);
     if (!info) return fail(info.error());
     if (!force) {
         if (auto user = who_uses(id)) {
@@ -48,17 +66,12 @@ int del_device(Control& control, DeviceId id, bool force) {
         }
     }
     // Opened before the removal, so that the number cannot mean another process later.
-    const bool ours = read_state(id).has_value();
-    const Fd server(ours && info->pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, info->pid, 0))
-                                          : -1);
+    const auto state = read_state(id, info->identity);
+    const Fd server(info->pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, info->pid, 0)) : -1);
     if (auto removed = control.remove(id); !removed && removed.error().code != ENODEV) {
-        Error error = removed.error();
-        if (error.code == ETIMEDOUT && info->pid > 0) {
-            error.detail = fmt::format("its server, process {}, does not let go", info->pid);
-            error.hint = fmt::format("type 'kill -9 {}', then try again", info->pid);
-        }
-        return fail(error);
+        return fail(explain(removed.error(), *info, server));
     }
+    if (!state) return kSuccess;  // another program's server, which may serve more
     if (server.valid() && !await_end(server)) {
         complain(
             fmt::format("ublk{} is gone, but its server, process {}, does not end; type "
@@ -66,7 +79,7 @@ int del_device(Control& control, DeviceId id, bool force) {
                         id, info->pid, info->pid));
         return kFailure;
     }
-    remove_state(id);
+    remove_state(id, info->identity);
     return kSuccess;
 }
 
@@ -74,7 +87,7 @@ int del_device(Control& control, DeviceId id, bool force) {
 void remove_stale_state(Control& control) {
     for (const DeviceId id : ids_with_state()) {
         auto info = control.info(id);
-        if (!info && info.error().code == ENODEV) remove_state(id);
+        if (!info && info.error().code == ENODEV) remove_orphaned_state(id);
     }
 }
 

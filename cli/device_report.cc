@@ -10,7 +10,7 @@ Result<DeviceReport> report_device(Control& control, const DeviceInfo& info) {
     auto params = control.params(info.id);
     if (!params) return std::unexpected(params.error());
     DeviceReport report{.info = info, .params = *params, .type = {}};
-    if (auto state = read_state(info.id)) report.type = state->type;
+    if (auto state = read_state(info.id, info.identity)) report.type = state->type;
     return report;
 }
 

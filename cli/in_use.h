@@ -1,4 +1,4 @@
-// Who uses a block device, found without opening it (its server may not answer).
+// Who uses a block device.
 #pragma once
 
 #include <optional>
@@ -8,8 +8,13 @@
 
 namespace ashlar::cli {
 
-// "mounted on /mnt", "used as swap", "held by dm-0"; empty when nobody is found. Looks at the
-// caller's mounts only: those of other mount namespaces stay unseen.
+// Who holds the disk or a partition for themselves: "mounted on /mnt", "used as swap", "held by
+// dm-0", "the disk of loop0", or "in use" when it can be seen but not by whom (another mount
+// namespace). Empty when nobody does. Processes that merely have it open do not count.
 [[nodiscard]] std::optional<std::string> who_uses(DeviceId id);
+
+// "process 17 (dd)" that has the disk or a partition open; empty when none is seen. Works also
+// when the disk was removed under it.
+[[nodiscard]] std::optional<std::string> who_has_open(DeviceId id);
 
 }  // namespace ashlar::cli

@@ -14,6 +14,7 @@ int list_devices(bool as_json) {
     if (!control) return fail(control.error());
     auto devices = control->list();
     if (!devices) return fail(devices.error());
+    int status = kSuccess;
     auto array = nlohmann::ordered_json::array();
     if (!as_json) {
         fmt::print("{:<14} {:<9} {:<6} {:>10} {:>6} {:>5} {:>8}\n", "DEVICE", "STATE", "TYPE",
@@ -22,7 +23,11 @@ int list_devices(bool as_json) {
     for (const DeviceInfo& info : *devices) {
         auto report = report_device(*control, info);
         if (!report && report.error().code == ENODEV) continue;  // removed meanwhile
-        if (!report) return fail(report.error());
+        if (!report) {
+            // One device that does not answer hides none of the others.
+            status = fail(report.error());
+            continue;
+        }
         if (as_json) {
             array.push_back(to_json(*report));
             continue;
@@ -34,7 +39,7 @@ int list_devices(bool as_json) {
                    info.pid > 0 ? std::to_string(info.pid) : "-");
     }
     if (as_json) fmt::print("{}\n", array.dump(2));
-    return kSuccess;
+    return status;
 }
 
 }  // namespace

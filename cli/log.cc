@@ -63,7 +63,10 @@ void Log::write(Level level, std::string_view message) const {
                message.data());
         return;
     }
-    fmt::print(file_.get(), "{} {} {}: {}\n", now(), level_name(level), subject_, message);
+    const std::string line =
+        fmt::format("{} {} {}: {}\n", now(), level_name(level), subject_, message);
+    // A log that cannot be written is no reason to stop serving.
+    static_cast<void>(std::fwrite(line.data(), 1, line.size(), file_.get()));
 }
 
 }  // namespace ashlar::cli

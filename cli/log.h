@@ -20,6 +20,8 @@ public:
     // Appends. Errors: those of open(2).
     static Result<Log> to_file(const std::string& path);
 
+    // Of the log file; -1 for syslog.
+    [[nodiscard]] int descriptor() const { return file_ == nullptr ? -1 : fileno(file_.get()); }
     void write(Level level, std::string_view message) const;
     // Set before the device exists: "ublk0" in every line.
     void set_subject(std::string subject) { subject_ = std::move(subject); }

@@ -1,5 +1,7 @@
 // The command: parses, runs one action, answers its exit status.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
@@ -9,7 +11,11 @@
 
 namespace ashlar::cli {
 
-void complain(std::string_view message) { fmt::print(stderr, "ashlar: {}\n", message); }
+void complain(std::string_view message) {
+    // When stderr takes nothing there is nobody to tell.
+    const std::string line = fmt::format("ashlar: {}\n", message);
+    static_cast<void>(std::fwrite(line.data(), 1, line.size(), stderr));
+}
 
 int fail(const Error& error) {
     complain(error.message());
@@ -61,7 +67,18 @@ std::string one_line(std::string text) {
     return text;
 }
 
+// A caller may have closed stdin, stdout or stderr: the next file opened would take its number, and
+// what is printed would go there.
+void fill_standard_descriptors() {
+    int fd = 0;
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0) close(fd);
+}
+
 int run(int argc, char** argv) {
+    fill_standard_descriptors();
     CLI::App app("Linux block devices in userspace", "ashlar");
     app.set_version_flag("--version,-V", "ashlar " ASHLAR_VERSION);
     app.require_subcommand(1);

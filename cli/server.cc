@@ -6,6 +6,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
+#include <system_error>
 #include <thread>
 
 #include "base/fd.h"
@@ -25,15 +27,20 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr timeval kClientTimeout{.tv_sec = 1, .tv_usec = 0};
+// Clients are served one at a time by the thread that also hears signals: none may hold it long.
+constexpr timeval kClientTimeout{.tv_sec = 0, .tv_usec = 500'000};
+constexpr auto kRequestTimeout = 500ms;
+constexpr std::size_t kRequestMax = 4096;
 constexpr auto kNodeTimeout = 10s;
 
-// SIGTERM and SIGINT by descriptor; SIGHUP and SIGPIPE do nothing. Before any thread exists.
+// SIGTERM, SIGINT and SIGQUIT by descriptor; SIGHUP and SIGPIPE do nothing. Before any thread
+// exists.
 Result<Fd> take_signals() {
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGQUIT);
     sigprocmask(SIG_BLOCK, &set, nullptr);
     std::signal(SIGHUP, SIG_IGN);
     std::signal(SIGPIPE, SIG_IGN);
@@ -43,25 +50,40 @@ Result<Fd> take_signals() {
 }
 
 Result<Fd> listen_on(const std::string& path) {
-    Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!fd.valid()) return std::unexpected(Error{.operation = "make a socket", .code = errno});
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-    unlink(path.c_str());
-    if (!fd.valid() ||
-        bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
+    if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
         chmod(path.c_str(), 0600) != 0 || listen(fd.get(), 16) != 0) {
         return std::unexpected(Error{.operation = "listen on " + path, .code = errno});
     }
     return fd;
 }
 
+bool is_block_device(const std::string& path, const DeviceParams& params) {
+    struct stat node {};
+    return stat(path.c_str(), &node) == 0 && S_ISBLK(node.st_mode) &&
+           node.st_rdev == makedev(params.disk_major, params.disk_minor);
+}
+
 // The node appears by devtmpfs at once, by udev a moment later. It is not opened: a server that
 // opens its own device can wait for itself.
-Result<void> await_node(const std::string& path) {
+Result<void> await_node(DeviceId id, const std::string& path) {
+    auto control = Control::open();
+    if (!control) return std::unexpected(control.error());
+    const auto params = control->params(id);
+    if (!params) return std::unexpected(params.error());
     const auto deadline = std::chrono::steady_clock::now() + kNodeTimeout;
-    struct stat node {};
-    while (stat(path.c_str(), &node) != 0) {
+    while (!is_block_device(path, *params)) {
+        struct stat other {};
+        if (stat(path.c_str(), &other) == 0 && !S_ISBLK(other.st_mode)) {
+            return std::unexpected(Error{.operation = "look at " + path,
+                                         .code = EEXIST,
+                                         .detail = "something else has this name",
+                                         .hint = "remove it, then try again"});
+        }
         if (std::chrono::steady_clock::now() >= deadline) {
             return std::unexpected(
                 Error{.operation = "wait for " + path,
@@ -92,13 +114,17 @@ nlohmann::json counters_json(const Device& device) {
 
 void answer_client(int listener, const Device& device) {
     const Fd client(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
-    if (!client.valid()) return;
-    setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &kClientTimeout, sizeof(kClientTimeout));
+    if (!client.valid()) {
+        // Out of descriptors or memory: the client stays in line, so do not ask again at once.
+        if (errno != EAGAIN && errno != ECONNABORTED) std::this_thread::sleep_for(50ms);
+        return;
+    }
     setsockopt(client.get(), SOL_SOCKET, SO_SNDTIMEO, &kClientTimeout, sizeof(kClientTimeout));
-    const auto request = receive_line(client.get());
+    const auto request = receive_line(client.get(), kRequestTimeout, kRequestMax);
     if (!request) return;
     nlohmann::json reply;
-    if (request->is_object() && request->value("request", "") == "counters") {
+    if (request->is_object() && request->contains("request") &&
+        (*request)["request"] == "counters") {
         reply = {{"queues", counters_json(device)}};
     } else {
         reply = {{"error", "unknown request"}};
@@ -133,28 +159,89 @@ Result<Served> bring_up(const ServerJob& job) {
     auto device = Device::create(*backend, job.device);
     if (!device) return std::unexpected(device.error());
     const DeviceId id = device->info().id;
+    // The id is ours now: what lies there under its name is of a device that is gone.
+    remove_orphaned_state(id);
     auto listener = listen_on(socket_path(id));
     if (!listener) return std::unexpected(listener.error());
     Result<void> step = device->start();
-    if (step) step = await_node(device->block_path());
-    if (step) step = write_state({.id = id, .pid = getpid(), .type = job.type});
+    if (step) step = await_node(id, device->block_path());
+    if (step) {
+        step = write_state(
+            {.id = id, .identity = device->info().identity, .pid = getpid(), .type = job.type});
+    }
     if (!step) {
-        remove_state(id);
+        remove_orphaned_state(id);
         return std::unexpected(step.error());
     }
     return Served{.device = std::move(*device), .listener = std::move(*listener)};
 }
 
+// Waits for the device's end on a thread of its own, and tells by a descriptor.
+class Waiter {
+public:
+    // Throws std::system_error when there is no thread to be had.
+    Waiter(Device& device, int told)
+        : thread_([this, &device, told] {
+              outcome_ = device.wait();
+              const std::uint64_t one = 1;
+              static_cast<void>(write(told, &one, sizeof(one)) == sizeof(one));
+          }),
+          device_(device) {}
+    Waiter(const Waiter&) = delete;
+    Waiter& operator=(const Waiter&) = delete;
+    // Takes the device away if it is still there: nothing else ends the wait.
+    ~Waiter() {
+        if (!thread_.joinable()) return;
+        static_cast<void>(device_.remove());
+        thread_.join();
+    }
+    const Result<void>& outcome() {
+        thread_.join();
+        return outcome_;
+    }
+
+private:
+    Result<void> outcome_;
+    std::thread thread_;
+    Device& device_;
+};
+
 int take_down(Device& device, const Log& log) {
-    const DeviceId id = device.info().id;
-    auto removed = device.remove();
-    remove_state(id);
-    if (!removed) {
+    // Before the device goes: afterwards the id may be another's.
+    remove_state(device.info().id, device.info().identity);
+    if (auto removed = device.remove(); !removed) {
         log.write(Level::error, removed.error().message());
         return kFailure;
     }
     log.write(Level::info, "removed");
     return kSuccess;
+}
+
+int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& log,
+                        const Announce& announce) {
+    Device& device = served.device;
+    log.set_subject(fmt::format("ublk{}", device.info().id));
+    log.write(Level::info, fmt::format("serving {} at {}", job.type, device.block_path()));
+    const Fd stopped(eventfd(0, EFD_CLOEXEC));
+    if (!stopped.valid()) throw std::system_error(errno, std::generic_category(), "eventfd");
+    Waiter waiter(device, stopped.get());
+    if (!announce(device.info().id)) {
+        log.write(Level::warning, "the command that started this server is gone");
+        static_cast<void>(take_down(device, log));
+        return kFailure;
+    }
+    const End end = serve_clients(device, signals, served.listener.get(), stopped.get());
+    if (end == End::signalled) {
+        log.write(Level::info, "asked to end");
+        return take_down(device, log);
+    }
+    if (const auto& outcome = waiter.outcome(); !outcome) {
+        log.write(Level::error, outcome.error().message());
+        static_cast<void>(take_down(device, log));
+        return kFailure;
+    }
+    log.write(Level::info, "stopped");
+    return take_down(device, log);
 }
 
 }  // namespace
@@ -167,40 +254,13 @@ int run_server(const ServerJob& job, Log log, const Announce& announce) {
         static_cast<void>(announce(std::unexpected(served.error())));
         return kFailure;
     }
-    Device& device = served->device;
-    log.set_subject(fmt::format("ublk{}", device.info().id));
-    log.write(Level::info, fmt::format("serving {} at {}", job.type, device.block_path()));
-    if (!announce(device.info().id)) {
-        log.write(Level::warning, "the command that started this server is gone");
-        static_cast<void>(take_down(device, log));
+    try {
+        return serve_until_the_end(job, *served, signals->get(), log, announce);
+    } catch (const std::exception& error) {
+        log.write(Level::error, error.what());
+        remove_state(served->device.info().id, served->device.info().identity);
         return kFailure;
     }
-
-    const Fd stopped(eventfd(0, EFD_CLOEXEC));
-    Result<void> outcome;
-    std::thread waiter([&] {
-        outcome = device.wait();
-        const std::uint64_t one = 1;
-        static_cast<void>(write(stopped.get(), &one, sizeof(one)) == sizeof(one));
-    });
-    const End end = serve_clients(device, signals->get(), served->listener.get(), stopped.get());
-    if (end == End::signalled) {
-        log.write(Level::info, "asked to end");
-        const int status = take_down(device, log);
-        // A device that could not be stopped leaves the waiter behind; the process ends anyway.
-        if (status != kSuccess) _exit(status);
-        waiter.join();
-        return status;
-    }
-    waiter.join();
-    if (!outcome) {
-        // The block device is gone; what is left shows as dead, for the operator to see.
-        log.write(Level::error, outcome.error().message());
-        remove_state(device.info().id);
-        _exit(kFailure);
-    }
-    log.write(Level::info, "stopped");
-    return take_down(device, log);
 }
 
 }  // namespace ashlar::cli

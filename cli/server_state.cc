@@ -2,16 +2,17 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 
 #include "base/fd.h"
 #include "cli/command.h"
@@ -20,8 +21,9 @@ namespace ashlar::cli {
 namespace {
 
 constexpr auto kDirectory = "/run/ashlar";
-constexpr int kStateVersion = 1;
-constexpr std::size_t kLineMax = 1 << 20;
+constexpr std::uint64_t kStateVersion = 1;
+constexpr std::size_t kReplyMax = 1 << 20;
+constexpr std::chrono::seconds kReplyTimeout{5};
 constexpr timeval kSocketTimeout{.tv_sec = 5, .tv_usec = 0};
 
 std::string state_path(DeviceId id) { return fmt::format("{}/ublk{}.json", kDirectory, id); }
@@ -60,14 +62,60 @@ Result<void> write_state(const ServerState& state) {
     return {};
 }
 
-std::optional<ServerState> read_state(DeviceId id) {
-    std::ifstream file(state_path(id));
-    const auto json = nlohmann::json::parse(file, nullptr, false);
-    if (!json.is_object() || json.value("version", 0) != kStateVersion) return std::nullopt;
-    return ServerState{.id = id, .pid = json.value("pid", 0), .type = json.value("type", "")};
+namespace {
+
+// At most this much of a regular file; a state file is far smaller.
+std::string read_small_file(const std::string& path) {
+    const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    struct stat about {};
+    if (!fd.valid() || fstat(fd.get(), &about) != 0 || !S_ISREG(about.st_mode)) return {};
+    std::string text(4096, '\0');
+    const ssize_t got = read(fd.get(), text.data(), text.size());
+    text.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+    return text;
 }
 
-void remove_state(DeviceId id) noexcept {
+bool is_plain_word(const std::string& text) {
+    return !text.empty() && std::ranges::all_of(text, [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
+    });
+}
+
+std::optional<ServerState> read_any_state(DeviceId id) {
+    const auto json = nlohmann::json::parse(read_small_file(state_path(id)), nullptr, false);
+    if (!json.is_object()) return std::nullopt;
+    const auto number = [&](const char* key) -> std::optional<std::uint64_t> {
+        const auto found = json.find(key);
+        if (found == json.end() || !found->is_number_unsigned()) return std::nullopt;
+        return found->get<std::uint64_t>();
+    };
+    const auto type = json.find("type");
+    if (number("version") != kStateVersion || !number("identity") || !number("pid")) {
+        return std::nullopt;
+    }
+    if (type == json.end() || !type->is_string() || !is_plain_word(type->get<std::string>())) {
+        return std::nullopt;
+    }
+    return ServerState{.id = id,
+                       .identity = *number("identity"),
+                       .pid = static_cast<std::int32_t>(*number("pid")),
+                       .type = type->get<std::string>()};
+}
+
+}  // namespace
+
+std::optional<ServerState> read_state(DeviceId id, std::uint64_t identity) {
+    auto state = read_any_state(id);
+    if (state && state->identity != identity) return std::nullopt;
+    return state;
+}
+
+void remove_state(DeviceId id, std::uint64_t identity) {
+    const auto state = read_any_state(id);
+    if (!state || state->identity == identity) remove_orphaned_state(id);
+}
+
+void remove_orphaned_state(DeviceId id) noexcept {
     unlink(state_path(id).c_str());
     unlink(socket_path(id).c_str());
 }
@@ -76,31 +124,37 @@ std::vector<DeviceId> ids_with_state() {
     std::vector<DeviceId> ids;
     std::error_code none;
     for (const auto& entry : std::filesystem::directory_iterator(kDirectory, none)) {
-        if (entry.path().extension() != ".json") continue;
-        if (const auto id = parse_device("ublkb" + entry.path().stem().string().substr(4))) {
-            ids.push_back(*id);
-        }
+        std::string name = entry.path().filename().string();
+        if (!name.starts_with("ublk") || !name.ends_with(".json")) continue;
+        name = name.substr(4, name.size() - 4 - std::string_view(".json").size());
+        if (const auto id = parse_device(name)) ids.push_back(*id);
     }
     return ids;
 }
 
-Result<nlohmann::json> receive_line(int socket) {
+Result<nlohmann::json> receive_line(int socket, std::chrono::milliseconds bound,
+                                    std::size_t bytes_max) {
+    const auto deadline = std::chrono::steady_clock::now() + bound;
+    const auto failed = [](int code) {
+        return std::unexpected(state_error("hear from the other side", code));
+    };
     std::string line;
     std::array<char, 4096> piece{};
     while (line.find('\n') == std::string::npos) {
-        const ssize_t got = recv(socket, piece.data(), piece.size(), 0);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) {
-            const int code = errno == EAGAIN ? ETIMEDOUT : errno;
-            return std::unexpected(state_error("hear from the server", code));
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+            deadline - std::chrono::steady_clock::now());
+        pollfd ready{socket, POLLIN, 0};
+        if (left.count() <= 0 || poll(&ready, 1, static_cast<int>(left.count())) == 0) {
+            return failed(ETIMEDOUT);
         }
-        if (got == 0 || line.size() > kLineMax) {
-            return std::unexpected(state_error("hear from the server", EPROTO));
-        }
+        const ssize_t got = recv(socket, piece.data(), piece.size(), MSG_DONTWAIT);
+        if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+        if (got <= 0) return failed(got < 0 ? errno : EPROTO);
         line.append(piece.data(), static_cast<std::size_t>(got));
+        if (line.size() > bytes_max) return failed(EMSGSIZE);
     }
     auto json = nlohmann::json::parse(line, nullptr, false);
-    if (json.is_discarded()) return std::unexpected(state_error("hear from the server", EPROTO));
+    if (json.is_discarded()) return failed(EPROTO);
     return json;
 }
 
@@ -122,7 +176,6 @@ Result<void> send_line(int socket, const nlohmann::json& message) {
 Result<nlohmann::json> ask_server(DeviceId id, const nlohmann::json& request) {
     const Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (!fd.valid()) return std::unexpected(state_error("talk to the server", errno));
-    setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &kSocketTimeout, sizeof(kSocketTimeout));
     setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &kSocketTimeout, sizeof(kSocketTimeout));
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -132,7 +185,7 @@ Result<nlohmann::json> ask_server(DeviceId id, const nlohmann::json& request) {
         return std::unexpected(state_error("talk to the server", errno));
     }
     if (auto sent = send_line(fd.get(), request); !sent) return std::unexpected(sent.error());
-    return receive_line(fd.get());
+    return receive_line(fd.get(), kReplyTimeout, kReplyMax);
 }
 
 }  // namespace ashlar::cli

@@ -2,6 +2,7 @@
 // answers questions.
 #pragma once
 
+#include <chrono>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@ namespace ashlar::cli {
 // killed server leaves it behind, and whoever removes the device removes it.
 struct ServerState {
     DeviceId id = 0;
+    std::uint64_t identity = 0;  // DeviceInfo::identity: whose file this is
     std::int32_t pid = 0;
     std::string type;  // the backend: "mem", "null"
 };
@@ -22,10 +24,12 @@ struct ServerState {
 // Makes the directory if need be. Errors: those of mkdir(2).
 [[nodiscard]] Result<void> make_state_directory();
 [[nodiscard]] Result<void> write_state(const ServerState& state);
-// Empty when there is none, or none that can be read.
-[[nodiscard]] std::optional<ServerState> read_state(DeviceId id);
-// Removes file and socket; it is no error when there are none.
-void remove_state(DeviceId id) noexcept;
+// Empty when there is none for this very device, or none that makes sense.
+[[nodiscard]] std::optional<ServerState> read_state(DeviceId id, std::uint64_t identity);
+// Removes file and socket, unless they are those of another device with the same id.
+void remove_state(DeviceId id, std::uint64_t identity);
+// The same, whosever they are: for an id that no device has.
+void remove_orphaned_state(DeviceId id) noexcept;
 
 // The ids that state files name, whether or not their devices exist.
 [[nodiscard]] std::vector<DeviceId> ids_with_state();
@@ -36,8 +40,10 @@ void remove_state(DeviceId id) noexcept;
 // ECONNREFUSED (no server of ours), ETIMEDOUT, EPROTO.
 [[nodiscard]] Result<nlohmann::json> ask_server(DeviceId id, const nlohmann::json& request);
 
-// One line of JSON each way on a connected socket; used by both ends. Errors: as above.
-[[nodiscard]] Result<nlohmann::json> receive_line(int socket);
+// One line of JSON each way on a connected socket; used by both ends. The bound is for the whole
+// line. Errors: as above, EMSGSIZE.
+[[nodiscard]] Result<nlohmann::json> receive_line(int socket, std::chrono::milliseconds bound,
+                                                  std::size_t bytes_max);
 [[nodiscard]] Result<void> send_line(int socket, const nlohmann::json& message);
 
 }  // namespace ashlar::cli

@@ -34,6 +34,7 @@ struct DeviceInfo {
     std::uint64_t features = 0;  // UBLK_F_* as negotiated
     std::uint32_t owner_uid = 0;
     std::uint32_t owner_gid = 0;
+    std::uint64_t identity = 0;  // as add() was given it; other programs use it for what they like
 };
 
 // What GET_PARAMS tells of a device.
@@ -51,6 +52,7 @@ struct AddRequest {
     std::uint16_t depth = 128;
     std::uint32_t io_max = 1 << 20;
     std::uint64_t features = 0;  // UBLK_F_*
+    std::uint64_t identity = 0;  // kept by the kernel (ublksrv_flags), not read by it
 };
 
 // One of the driver's optional abilities.

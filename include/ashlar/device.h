@@ -27,7 +27,9 @@ public:
 
     QueueThreads(const QueueThreads&) = delete;
     QueueThreads& operator=(const QueueThreads&) = delete;
-    // Requires that every device on them is stopped.
+    // Requires that every device on them is stopped. The threads stand and fall together: a device
+    // whose ring fails, or whose backend does not answer until the time-out of stop(), ends them
+    // all, and with them the other devices, because only the end of a ring frees such requests.
     virtual ~QueueThreads() = default;
 
 protected:
@@ -41,7 +43,9 @@ struct DeviceOptions {
     std::uint32_t io_max = 1 << 20;             // bytes of the largest request, 4 KiB to 32 MiB
     bool read_only = false;                     // even if the backend could write
     std::shared_ptr<QueueThreads> threads{};    // none: one thread per queue, on that queue's CPUs
-    std::chrono::milliseconds timeout{10'000};  // bound of every step of the lifecycle
+    // Bound of every wait for the kernel or for a backend's answer. A backend that blocks a queue
+    // thread in open_session or serve is waited for without bound, since nothing can end it.
+    std::chrono::milliseconds timeout{10'000};
 };
 
 // created: added to the kernel, no block device yet. serving: the block device is there. stopping:
@@ -80,9 +84,10 @@ public:
     // Returns when the device no longer serves: it was stopped (here or by another process), or a
     // queue failed (then the error says why).
     [[nodiscard]] Result<void> wait();
-    // serving -> stopped. Requests in flight are served first.
+    // serving -> stopped. Requests in flight are served first. Those that the backend has not
+    // answered when the time is over fail; the device is then failed and the error says so.
     [[nodiscard]] Result<void> stop();
-    // Any stage -> removed. Stops first.
+    // Any stage -> removed. Stops first; an error of stop() is told, but does not keep the device.
     [[nodiscard]] Result<void> remove();
 
     [[nodiscard]] DeviceStage stage() const noexcept;

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <set>
 #include <utility>
 
 #include "base/fd.h"
@@ -56,9 +57,9 @@ std::vector<std::byte> to_bytes(const T& value) {
 }
 
 template <class T>
-T from_bytes(const std::vector<std::byte>& bytes, std::size_t offset = 0) {
+T from_bytes(const std::vector<std::byte>& bytes) {
     T value{};
-    std::memcpy(&value, bytes.data() + offset, sizeof(T));
+    std::memcpy(&value, bytes.data(), sizeof(T));
     return value;
 }
 
@@ -72,7 +73,8 @@ DeviceInfo to_info(const abi::DevInfo& raw) {
             .pid = settings.server_pid,
             .features = settings.features,
             .owner_uid = settings.owner_uid,
-            .owner_gid = settings.owner_gid};
+            .owner_gid = settings.owner_gid,
+            .identity = settings.server_flags};
 }
 
 }  // namespace
@@ -106,10 +108,11 @@ struct Control::State {
     Fd fd;
     std::unique_ptr<Reactor> reactor;
     bool ioctl_commands = true;
+    std::set<DeviceId> unprivileged;  // their commands all begin with the device's path
 
     // Runs the command to its end or to the time-out. Answers the kernel's result (0 or more) and
     // leaves in `buffer` what the kernel wrote.
-    Result<std::int32_t> run(const Command& command, std::vector<std::byte>& buffer);
+    Result<std::int32_t> run(Command command, std::vector<std::byte>& buffer);
     Result<std::int32_t> run(const Command& command) {
         std::vector<std::byte> none;
         return run(command, none);
@@ -118,12 +121,20 @@ struct Control::State {
     Result<abi::DevInfo> dev_info(DeviceId id);
 };
 
-Result<std::int32_t> Control::State::run(const Command& command, std::vector<std::byte>& buffer) {
+Result<std::int32_t> Control::State::run(Command command, std::vector<std::byte>& buffer) {
     const std::uint32_t opcode = ioctl_commands ? command.opcode.ioctl : command.opcode.legacy;
     if (opcode == 0) {
         return std::unexpected(control_error(command.opcode, command.device, EOPNOTSUPP));
     }
     const auto deadline = steady_clock::now() + options.timeout;
+    const bool with_path =
+        command.device && (command.opcode.ioctl == commands::get_dev_info2.ioctl ||
+                           unprivileged.contains(*command.device));
+    if (with_path) {
+        const std::string path = "/dev/ublkc" + std::to_string(*command.device);
+        buffer = kernel::prepend_device_path(path, buffer);
+        command.path_bytes = static_cast<std::uint16_t>(path.size() + 1);
+    }
     auto call = std::make_unique<Call>();
     call->buffer = std::move(buffer);
     const auto argument = kernel::make_control_command({
@@ -149,7 +160,7 @@ Result<std::int32_t> Control::State::run(const Command& command, std::vector<std
         if (fresh) reactor = std::move(*fresh);
         return std::unexpected(control_error(command.opcode, command.device, code));
     }
-    buffer = std::move(call->buffer);
+    buffer.assign(call->buffer.begin() + command.path_bytes, call->buffer.end());
     if (call->result < 0) {
         return std::unexpected(control_error(command.opcode, command.device, -call->result));
     }
@@ -168,13 +179,16 @@ int Control::State::await(Call& call, steady_clock::time_point deadline) {
 
 // GET_DEV_INFO2 first: it also answers the owner of an unprivileged device.
 Result<abi::DevInfo> Control::State::dev_info(DeviceId id) {
-    const std::string path = "/dev/ublkc" + std::to_string(id);
-    auto buffer = kernel::prepend_device_path(path, to_bytes(abi::DevInfo{}));
-    auto answer = run({.opcode = commands::get_dev_info2,
-                       .device = id,
-                       .path_bytes = static_cast<std::uint16_t>(path.size() + 1)},
-                      buffer);
-    if (answer) return from_bytes<abi::DevInfo>(buffer, path.size() + 1);
+    auto buffer = to_bytes(abi::DevInfo{});
+    auto answer = run({.opcode = commands::get_dev_info2, .device = id}, buffer);
+    if (answer) {
+        const auto info = from_bytes<abi::DevInfo>(buffer);
+        if ((info.flags & abi::f_unprivileged_dev) != 0)
+            unprivileged.insert(id);
+        else
+            unprivileged.erase(id);
+        return info;
+    }
     const int code = answer.error().code;
     if (code != EOPNOTSUPP && code != EINVAL) return std::unexpected(answer.error());
     buffer = to_bytes(abi::DevInfo{});
@@ -222,6 +236,7 @@ Result<DeviceInfo> Control::add(const AddRequest& request) {
         .depth = request.depth,
         .io_max_bytes = request.io_max,
         .features = request.features,
+        .server_flags = request.identity,
     }));
     auto answer = state_->run({.opcode = commands::add_dev, .device = request.id}, buffer);
     if (!answer) return std::unexpected(answer.error());

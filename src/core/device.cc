@@ -2,6 +2,7 @@
 #include <ashlar/device.h>
 
 #include <fcntl.h>
+#include <sys/random.h>
 #include <unistd.h>
 #include <cerrno>
 #include <condition_variable>
@@ -27,6 +28,16 @@ constexpr auto kRetryInterval = milliseconds(2);
 
 Error invalid(std::string detail) {
     return Error{.operation = "check settings", .code = EINVAL, .detail = std::move(detail)};
+}
+
+// Tells this device from a later one with the same id.
+std::uint64_t random_identity() {
+    std::uint64_t value = 0;
+    while (value == 0) {
+        // Eight bytes are never given in part; EINTR is the only failure.
+        static_cast<void>(getrandom(&value, sizeof(value), 0) == sizeof(value));
+    }
+    return value;
 }
 
 Result<void> check(const DeviceOptions& options, const Geometry& geometry) {
@@ -118,6 +129,7 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
     bool await_queues_closed(milliseconds bound);
     void settle();
     void give_up();
+    Result<void> abandon(Error why);
 
     Control control;
     std::shared_ptr<Backend> backend;
@@ -128,12 +140,11 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
     bool restartable = false;  // the driver can start a stopped device again
     std::vector<LiveCounters> counters;
 
-    std::mutex pool_mutex;  // guards the pool's end, which stop() and wait() may both see
-    std::shared_ptr<QueueThreadPool> pool;
     std::vector<QueueThread*> queue_threads;  // by queue index; owned by the pool
 
     mutable std::mutex mutex;  // guards what follows
     std::condition_variable changed;
+    std::shared_ptr<QueueThreadPool> pool;
     DeviceStage stage = DeviceStage::created;
     unsigned open_queues = 0;
     std::optional<Error> failure;
@@ -163,8 +174,11 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOpti
 
 // Adds the device to the kernel with its parameters; on failure nothing is left.
 Result<void> Device::State::add(std::optional<DeviceId> id) {
-    auto added = control.add(
-        {.id = id, .queues = options.queues, .depth = options.depth, .io_max = options.io_max});
+    auto added = control.add({.id = id,
+                              .queues = options.queues,
+                              .depth = options.depth,
+                              .io_max = options.io_max,
+                              .identity = random_identity()});
     if (!added) return std::unexpected(added.error());
     info = *added;
     auto set = control.set_params(info.id, geometry, capabilities, info.io_max);
@@ -203,19 +217,22 @@ Result<std::shared_ptr<CharDevice>> Device::State::open_char_device() {
 }
 
 Result<void> Device::State::make_threads() {
+    std::shared_ptr<QueueThreadPool> used;
     if (options.threads != nullptr) {
-        pool = std::static_pointer_cast<QueueThreadPool>(options.threads);
+        used = std::static_pointer_cast<QueueThreadPool>(options.threads);
     } else {
         auto own = QueueThreadPool::create(
             {.count = info.queues, .entries = info.depth}, QueueThreadPool::Lifetime::one_device,
             open_uring_reactor, "ublk" + std::to_string(info.id) + "-q");
         if (!own) return std::unexpected(own.error());
-        pool = std::move(*own);
+        used = std::move(*own);
     }
     queue_threads.clear();
     for (std::uint16_t index = 0; index < info.queues; ++index) {
-        queue_threads.push_back(&pool->next());
+        queue_threads.push_back(&used->next());
     }
+    const std::lock_guard lock(mutex);
+    pool = std::move(used);
     return {};
 }
 
@@ -335,7 +352,9 @@ void Device::State::give_up() {
     if (!await_queues_closed(options.timeout)) {
         for (QueueThread* thread : queue_threads) thread->quit_pool();
     }
-    settle();
+    std::shared_ptr<QueueThreadPool> ended;
+    const std::lock_guard lock(mutex);
+    ended.swap(pool);
 }
 
 bool Device::State::await_queues_closed(milliseconds bound) {
@@ -343,16 +362,28 @@ bool Device::State::await_queues_closed(milliseconds bound) {
     return changed.wait_for(lock, bound, [&] { return open_queues == 0; });
 }
 
-// All queues are closed: ends the device's own threads and their rings.
+// All queues are closed: ends the device's own threads and their rings. Both stop() and wait() get
+// here; the second finds nothing to do.
 void Device::State::settle() {
+    std::shared_ptr<QueueThreadPool> ended;  // joined without the lock, which its threads may want
     {
-        const std::lock_guard lock(pool_mutex);
-        pool.reset();
-    }
-    const std::lock_guard lock(mutex);
-    if (stage == DeviceStage::serving || stage == DeviceStage::stopping) {
+        const std::lock_guard lock(mutex);
+        if (stage != DeviceStage::serving && stage != DeviceStage::stopping) return;
         stage = failure ? DeviceStage::failed : DeviceStage::stopped;
+        ended.swap(pool);
     }
+}
+
+// A request that the backend does not answer keeps the kernel from stopping the device, and this
+// process from ending. Closing the rings and the character device fails that request and frees all.
+Result<void> Device::State::abandon(Error why) {
+    {
+        const std::lock_guard lock(mutex);
+        if (!failure) failure = why;
+    }
+    for (QueueThread* thread : queue_threads) thread->quit_pool();
+    if (await_queues_closed(options.timeout)) settle();
+    return std::unexpected(std::move(why));
 }
 
 Result<void> Device::State::stop() {
@@ -361,30 +392,35 @@ Result<void> Device::State::stop() {
         if (stage != DeviceStage::serving && stage != DeviceStage::stopping) return {};
         stage = DeviceStage::stopping;
     }
-    if (auto stopped = control.stop(info.id); !stopped && stopped.error().code != ENODEV) {
+    auto stopped = control.stop(info.id);
+    if (!stopped && stopped.error().code != ENODEV && stopped.error().code != ETIMEDOUT) {
         return stopped;
     }
-    if (!await_queues_closed(options.timeout)) {
-        return std::unexpected(
-            error("stop device", ETIMEDOUT, "a queue still waits for its backend to answer"));
+    if ((!stopped && stopped.error().code == ETIMEDOUT) || !await_queues_closed(options.timeout)) {
+        return abandon(error("stop device", ETIMEDOUT,
+                             "the backend did not answer every request in time; those failed"));
     }
     settle();
     return {};
 }
 
 Result<void> Device::State::remove() {
-    if (auto stopped = stop(); !stopped) return stopped;
+    const auto stopped = stop();
     {
         const std::lock_guard lock(mutex);
         if (stage == DeviceStage::removed) return {};
+        if (open_queues != 0) return stopped;
     }
-    // ENODEV: another process was faster, which is as good.
-    if (auto removed = control.remove(info.id); !removed && removed.error().code != ENODEV) {
-        return removed;
+    // Another process may have been faster, and the id mean another device by now.
+    const auto now = control.info(info.id);
+    if (now && now->identity == info.identity) {
+        if (auto removed = control.remove(info.id); !removed && removed.error().code != ENODEV) {
+            return removed;
+        }
     }
     const std::lock_guard lock(mutex);
     stage = DeviceStage::removed;
-    return {};
+    return stopped;
 }
 
 Device::Device(std::shared_ptr<State> state) noexcept : state_(std::move(state)) {}
@@ -402,7 +438,10 @@ Device::~Device() {
     if (state_ == nullptr) return;
     // Nobody is left to hear an error; what cannot be removed shows up as dead in the list.
     static_cast<void>(state_->remove());
-    state_->settle();
+    // A thread that is still inside its backend is waited for: it uses what is being destroyed.
+    std::shared_ptr<QueueThreadPool> ended;
+    const std::lock_guard lock(state_->mutex);
+    ended.swap(state_->pool);
 }
 
 Result<void> Device::start() { return state_->start(); }

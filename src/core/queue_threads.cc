@@ -59,6 +59,10 @@ Result<std::unique_ptr<QueueThread>> QueueThread::create(const ReactorFactory& f
 
 QueueThread::~QueueThread() {
     quit();
+    join();
+}
+
+void QueueThread::join() {
     if (thread_.joinable()) thread_.join();
 }
 
@@ -130,7 +134,8 @@ Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const Options& 
                                      .code = EINVAL,
                                      .detail = "count must be 1 to 1024"});
     }
-    ReactorOptions ring{.entries = options.entries, .files = kFilesPerThread};
+    ReactorOptions ring{.entries = options.entries,
+                        .files = lifetime == Lifetime::one_device ? 1 : kFilesPerThread};
     // A device's own rings end with it; shared ones outlive it.
     ring.register_files = lifetime == Lifetime::one_device ||
                           kernel::running_kernel_version() >= kernel::since::prompt_file_release;
@@ -141,6 +146,11 @@ Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const Options& 
         pool->threads_.push_back(std::move(*thread));
     }
     return pool;
+}
+
+QueueThreadPool::~QueueThreadPool() {
+    quit_all();
+    for (auto& thread : threads_) thread->join();
 }
 
 void QueueThreadPool::quit_all() {

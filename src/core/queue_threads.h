@@ -36,8 +36,10 @@ public:
     // Any thread: ends the loop without waiting for tags to come home; the queues that are left
     // fail.
     void quit();
-    // This thread: ends all threads of its pool.
+    // Any thread, while the pool stands: ends all threads of the pool.
     void quit_pool();
+    // Waits for the end; not on the thread itself.
+    void join();
 
     // The rest belongs to the thread itself.
     [[nodiscard]] Reactor& reactor() noexcept { return *reactor_; }
@@ -72,6 +74,12 @@ public:
     [[nodiscard]] QueueThread& next() noexcept {
         return *threads_[turn_.fetch_add(1, std::memory_order_relaxed) % threads_.size()];
     }
+    // Ends all threads before any of them is destroyed: the last queues to fail look at the others.
+    ~QueueThreadPool() override;
+    QueueThreadPool() = default;
+    QueueThreadPool(const QueueThreadPool&) = delete;
+    QueueThreadPool& operator=(const QueueThreadPool&) = delete;
+
     void quit_all();
 
 private:

@@ -287,6 +287,77 @@ TEST(Device, AsynchronousAnswersDoNotHoldTheQueue) {
     for (auto& writer : writers) writer.join();
 }
 
+// Never answers a write.
+class DeafSession final : public Session {
+public:
+    Task<> serve(Io& io, const Request& request) override {
+        if (request.op == Op::write) return never(io, request);
+        std::memset(request.data, 0, request.length);
+        return IoResult{};
+    }
+
+private:
+    static Task<> never(Io&, const Request&) {
+        co_await std::suspend_always{};
+        co_return IoResult{};
+    }
+};
+
+class DeafBackend final : public Backend {
+public:
+    [[nodiscard]] std::string_view name() const noexcept override { return "deaf"; }
+    [[nodiscard]] Geometry geometry() const override { return {.size = kSize}; }
+    [[nodiscard]] Capabilities capabilities() const override { return {}; }
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session() override {
+        return std::make_unique<DeafSession>();
+    }
+};
+
+// A request that is never answered must not make the device, the process or the driver hang.
+void abandon_a_deaf_device(DeviceOptions options) {
+    options.timeout = std::chrono::milliseconds(700);
+    auto device = Device::create(std::make_shared<DeafBackend>(), options);
+    ASSERT_TRUE(device) << device.error().message();
+    ASSERT_TRUE(device->start());
+    std::thread writer([path = device->block_path()] { EXPECT_EQ(write_block(path, 'd'), EIO); });
+    while (device->counters().front().reads == 0 || read_block(device->block_path(), '\0') != 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    const auto removed = device->remove();
+    ASSERT_FALSE(removed);
+    EXPECT_EQ(removed.error().code, ETIMEDOUT);
+    EXPECT_EQ(device->stage(), DeviceStage::removed) << removed.error().message();
+    writer.join();
+    EXPECT_FALSE(std::filesystem::exists(device->char_path()));
+    auto control = Control::open();
+    ASSERT_TRUE(control);
+    EXPECT_TRUE(control->list());
+}
+
+TEST(Device, ARequestThatIsNeverAnsweredIsAbandoned) { abandon_a_deaf_device({}); }
+
+TEST(Device, ARequestThatIsNeverAnsweredIsAbandonedOnSharedThreads) {
+    auto threads = QueueThreads::create({.count = 1});
+    ASSERT_TRUE(threads) << threads.error().message();
+    abandon_a_deaf_device({.threads = *threads});
+}
+
+TEST(Device, ARemovalTakesNoNewerDeviceWithTheSameId) {
+    Device old = make(std::make_shared<Recorder>());
+    ASSERT_TRUE(old.start());
+    auto control = Control::open();
+    ASSERT_TRUE(control);
+    std::thread remover([&, id = old.info().id] { EXPECT_TRUE(control->remove(id)); });
+    EXPECT_TRUE(old.wait());
+    remover.join();
+    Device newer = make(std::make_shared<Recorder>(), {.id = old.info().id});
+    ASSERT_TRUE(newer.start());
+    EXPECT_TRUE(old.remove());
+    EXPECT_TRUE(std::filesystem::exists(newer.block_path()));
+    EXPECT_EQ(write_block(newer.block_path(), 'n'), 0);
+}
+
 class NoSession final : public Backend {
 public:
     [[nodiscard]] std::string_view name() const noexcept override { return "none"; }
