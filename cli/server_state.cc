@@ -45,8 +45,11 @@ Result<void> make_state_directory() {
 
 // A reader sees the old file, the new one or none, never half of one.
 Result<void> write_state(const ServerState& state) {
-    const nlohmann::json json = {
-        {"version", kStateVersion}, {"id", state.id}, {"pid", state.pid}, {"type", state.type}};
+    const nlohmann::json json = {{"version", kStateVersion},
+                                 {"id", state.id},
+                                 {"identity", state.identity},
+                                 {"pid", state.pid},
+                                 {"type", state.type}};
     const std::string text = json.dump() + "\n";
     const std::string path = state_path(state.id);
     const std::string fresh = path + ".new";

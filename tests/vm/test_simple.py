@@ -69,6 +69,7 @@ class Simple(DeviceTest):
         self.assertEqual(int(run("blockdev", "--getss", path).stdout), 4096)
         self.assertEqual(device["depth"], 32)
         self.assertEqual(device["state"], "live")
+        self.assertEqual(device["type"], "mem")
         self.assertTrue(os.path.exists(device["char_device"]))
         os.kill(device["pid"], 0)
         self.assertIsInstance(device["features"], list)
