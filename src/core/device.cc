@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/assert.h"
+#include "core/child_control.h"
 #include "core/queue.h"
 #include "core/queue_threads.h"
 #include "kernel/codec.h"
@@ -312,7 +313,7 @@ Result<void> Device::State::serve(const std::shared_ptr<CharDevice>& device) {
         const std::lock_guard lock(mutex);
         if (failure) return std::unexpected(*failure);
     }
-    return control.start(info.id, getpid());
+    return start_from_child(info.id, getpid(), options.timeout);
 }
 
 Result<void> Device::State::start() {
@@ -348,7 +349,7 @@ Result<void> Device::State::start() {
 
 // A start that failed: brings home what was fetched, so that the device is as before.
 void Device::State::give_up() {
-    static_cast<void>(control.stop(info.id));
+    static_cast<void>(stop_from_child(info.id, options.timeout));
     if (!await_queues_closed(options.timeout)) {
         for (QueueThread* thread : queue_threads) thread->quit_pool();
     }
@@ -392,7 +393,7 @@ Result<void> Device::State::stop() {
         if (stage != DeviceStage::serving && stage != DeviceStage::stopping) return {};
         stage = DeviceStage::stopping;
     }
-    auto stopped = control.stop(info.id);
+    auto stopped = stop_from_child(info.id, options.timeout);
     if (!stopped && stopped.error().code != ENODEV && stopped.error().code != ETIMEDOUT) {
         return stopped;
     }

@@ -30,6 +30,8 @@ Result<Mapping> map_private(const QueueConfig& config, std::size_t size, const c
     if (memory == MAP_FAILED) {
         return std::unexpected(queue_error(config, std::string("map ") + what, errno));
     }
+    // Children (see child_control.h) have no use for it.
+    static_cast<void>(madvise(memory, size, MADV_DONTFORK));
     // A huge page would zero 2 MiB at the first touch of a buffer of which 4 KiB are used.
     static_cast<void>(madvise(memory, size, MADV_NOHUGEPAGE));
     return Mapping(memory, size);
@@ -139,6 +141,8 @@ Result<void> Queue::map_memory() {
         return std::unexpected(queue_error(config_, "map request descriptors", errno));
     }
     descriptor_mapping_ = Mapping(descriptors, bytes);
+    // A child that had it mapped would keep the character device from closing.
+    static_cast<void>(madvise(descriptors, bytes, MADV_DONTFORK));
     descriptors_ = descriptor_mapping_.data();
 
     auto buffers = map_private(config_, std::size_t{config_.depth} * config_.io_max, "I/O buffers");

@@ -68,6 +68,7 @@ public:
         }
         if (result < 0) return -result;
         open_ = true;
+        io_uring_ring_dontfork(&ring_);
         // Saves a lookup a system call, on this thread only; kernels before 5.18 do without.
         if (!control_) io_uring_register_ring_fd(&ring_);
         result = io_uring_register_files_sparse(&ring_, options.files);

@@ -78,6 +78,8 @@ Result<std::shared_ptr<Backend>> open_memory(const MemoryOptions& options) {
                   .detail = "no address space for " + std::to_string(size) + " bytes",
                   .hint = "ask for a smaller size"});
     }
+    // A fork would copy the page tables of the whole disk, and share its pages until written.
+    static_cast<void>(madvise(bytes, size, MADV_DONTFORK));
     if (options.hugepages && madvise(bytes, size, MADV_HUGEPAGE) != 0) {
         const int code = errno;
         munmap(bytes, size);
