@@ -7,7 +7,7 @@ VM_KERNELS ?= newest 6.12
         vm-no-driver vm-stress vm-benchmark vm-reset vm-shell asan-ubsan tsan tidy
 
 help:  ## this text
-	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/\1|\2/p' Makefile | \
+	@sed -nE 's/^([a-z0-9 -]+):[^#]*## (.*)/\1|\2/p' Makefile | \
 	    while IFS='|' read -r verb text; do printf '  make %-14s %s\n' "$$verb" "$$text"; done
 
 build:  ## the command, at build/release/bin/ashlar
