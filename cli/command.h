@@ -24,6 +24,8 @@ int fail(const Error& error);
 
 // The N of "0", "ublkb0", "/dev/ublkb0", "ublkc0" or "/dev/ublkc0".
 [[nodiscard]] std::optional<DeviceId> parse_device(std::string_view text);
+// The same for what a person typed: complains if it is none.
+[[nodiscard]] std::optional<DeviceId> named_device(std::string_view text);
 
 // Each adds its subcommand to the application. What it parsed runs afterwards: *action is set to
 // it and gives the exit status.

@@ -94,14 +94,8 @@ void remove_stale_state(Control& control) {
 int del_devices(const DelOptions& options) {
     std::vector<DeviceId> ids;
     for (const std::string& text : options.devices) {
-        const auto id = parse_device(text);
-        if (!id) {
-            complain(
-                fmt::format("'{}' is no device; write its number or path, such as 0 or "
-                            "/dev/ublkb0",
-                            text));
-            return kUsage;
-        }
+        const auto id = named_device(text);
+        if (!id) return kUsage;
         ids.push_back(*id);
     }
     if (options.all == !ids.empty()) {

@@ -31,6 +31,15 @@ std::optional<DeviceId> parse_device(std::string_view text) {
     return id;
 }
 
+std::optional<DeviceId> named_device(std::string_view text) {
+    const auto id = parse_device(text);
+    if (!id) {
+        complain(fmt::format(
+            "'{}' is no device; write its number or path, such as 0 or /dev/ublkb0", text));
+    }
+    return id;
+}
+
 namespace {
 
 // The deepest subcommand that was named, and how it is called.

@@ -54,14 +54,8 @@ void print_for_people(const DeviceReport& report, const nlohmann::ordered_json& 
 }
 
 int show_device(const std::string& text, bool as_json) {
-    const auto id = parse_device(text);
-    if (!id) {
-        complain(
-            fmt::format("'{}' is no device; write its number or path, such as 0 or "
-                        "/dev/ublkb0",
-                        text));
-        return kUsage;
-    }
+    const auto id = named_device(text);
+    if (!id) return kUsage;
     auto control = Control::open();
     if (!control) return fail(control.error());
     auto info = control->info(*id);
