@@ -109,7 +109,7 @@ Queue::~Queue() {
     }
     tags_.clear();
     session_.reset();
-    descriptor_mapping_.reset();
+    descriptors_.reset();
     device_.reset();
     owner_->queue_closed();
 }
@@ -140,10 +140,9 @@ Result<void> Queue::map_memory() {
     if (descriptors == MAP_FAILED) {
         return std::unexpected(queue_error(config_, "map request descriptors", errno));
     }
-    descriptor_mapping_ = Mapping(descriptors, bytes);
+    descriptors_ = Mapping(descriptors, bytes);
     // A child that had it mapped would keep the character device from closing.
     static_cast<void>(madvise(descriptors, bytes, MADV_DONTFORK));
-    descriptors_ = descriptor_mapping_.data();
 
     auto buffers = map_private(config_, std::size_t{config_.depth} * config_.io_max, "I/O buffers");
     if (!buffers) return std::unexpected(buffers.error());
@@ -165,10 +164,8 @@ void Queue::fetch_all() noexcept {
     tags_home_ = 0;
     for (Tag& tag : tags_) {
         tag.opcode = config_.ioctl_commands ? abi::u_io_fetch_req : abi::io_fetch_req;
-        tag.command = {.q_id = config_.index,
-                       .tag = tag.index(),
-                       .result = 0,
-                       .addr = reinterpret_cast<std::uintptr_t>(tag.buffer())};
+        tag.command = kernel::make_io_cmd(config_.index, tag.index(), 0,
+                                          reinterpret_cast<std::uintptr_t>(tag.buffer()));
         submit(tag);
     }
 }
@@ -201,8 +198,8 @@ void Queue::not_fetched(Tag& tag, std::int32_t result) noexcept {
 }
 
 void Queue::serve(Tag& tag) noexcept {
-    const auto& descriptor = *reinterpret_cast<const abi::IoDesc*>(
-        descriptors_ + std::size_t{tag.index()} * sizeof(abi::IoDesc));
+    const auto& descriptor =
+        kernel::descriptor(descriptors_.data(), tag.index(), sizeof(abi::IoDesc));
     int error = kernel::decode_request(descriptor, config_.index, tag.index(), tag.request);
     if (error != 0) [[unlikely]] {
         tag.request = {.op = Op::unknown, .queue = config_.index, .tag = tag.index()};

@@ -107,9 +107,8 @@ private:
     bool file_registered_ = false;
     std::unique_ptr<Session> session_;
     LiveCounters& counters_;
-    std::shared_ptr<QueueOwner> owner_;       // also keeps counters_ alive
-    const std::byte* descriptors_ = nullptr;  // written by the kernel
-    Mapping descriptor_mapping_;
+    std::shared_ptr<QueueOwner> owner_;  // also keeps counters_ alive
+    Mapping descriptors_;                // written by the kernel
     Mapping buffers_;
     Mapping arenas_;
     std::deque<Tag> tags_;  // never moves an element
