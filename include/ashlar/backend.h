@@ -32,8 +32,17 @@ public:
 
     // Serves one request; called again before earlier ones are done. Success means the whole
     // request: a read that came up short is an error. io and request stay valid until the result
-    // is given. Errors: any errno; it reaches the block layer as it is.
+    // is given. Errors: any errno; it reaches the block layer as it is. When a device cannot be
+    // stopped in time, what it awaits of io ends with ECANCELED.
     virtual Task<> serve(Io& io, const Request& request) = 0;
+
+    // DataAccess::holds only: where the bytes of a read lie, or those of a write shall go; all of
+    // request.length, valid until the request is done. The engine then lets the kernel copy to or
+    // from there, instead of calling serve with a buffer in between.
+    [[nodiscard]] virtual std::byte* locate(const Request& request) noexcept {
+        static_cast<void>(request);
+        return nullptr;
+    }
 };
 
 // One device's storage. Owner: the Device it is given to (shared). Thread: every function may be
@@ -49,8 +58,11 @@ public:
     [[nodiscard]] virtual std::string_view name() const noexcept = 0;
     [[nodiscard]] virtual Geometry geometry() const = 0;
     [[nodiscard]] virtual Capabilities capabilities() const = 0;
-    // Called once per queue, on the queue's thread. The session may refer to this backend.
-    [[nodiscard]] virtual Result<std::unique_ptr<Session>> open_session() = 0;
+    [[nodiscard]] virtual DataAccess data_access() const noexcept { return DataAccess::sees; }
+    // Called once per queue thread, on that thread. The session may refer to this backend. io is
+    // for what it does outside requests, and is valid as long as the session; what still awaits it
+    // at the end is cancelled.
+    [[nodiscard]] virtual Result<std::unique_ptr<Session>> open_session(Io& io) = 0;
 };
 
 // Whether this makes a disk. Errors: EINVAL, naming the value and what is allowed.
@@ -87,6 +99,10 @@ concept HasWriteZeroes = requires(T& backend, Range range, bool no_unmap) {
 template <class T>
 concept HasGeometry = requires(const T& backend) {
     { backend.geometry() } -> std::same_as<Geometry>;
+};
+template <class T>
+concept HasLocate = requires(T& backend, Range range) {
+    { backend.locate(range) } -> std::same_as<std::byte*>;
 };
 template <class T>
 concept HasReadOnly = requires(const T& backend) {
@@ -127,6 +143,10 @@ class SyncSession final : public Session {
 public:
     explicit SyncSession(std::shared_ptr<T> backend) : backend_(std::move(backend)) {}
     Task<> serve(Io&, const Request& request) override { return serve_now(*backend_, request); }
+    [[nodiscard]] std::byte* locate(const Request& request) noexcept override {
+        if constexpr (HasLocate<T>) return backend_->locate({request.offset, request.length});
+        return nullptr;
+    }
 
 private:
     std::shared_ptr<T> backend_;
@@ -156,7 +176,10 @@ public:
         if constexpr (HasReadOnly<T>) capabilities.read_only = backend_->read_only();
         return capabilities;
     }
-    [[nodiscard]] Result<std::unique_ptr<Session>> open_session() override {
+    [[nodiscard]] DataAccess data_access() const noexcept override {
+        return HasLocate<T> ? DataAccess::holds : DataAccess::sees;
+    }
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override {
         return std::make_unique<SyncSession<T>>(backend_);
     }
 
@@ -171,6 +194,7 @@ private:
 //   IoResult write_fua(offset, from);          write, durable before it returns (with flush only)
 //   IoResult discard(Range);
 //   IoResult write_zeroes(Range, bool no_unmap);
+//   std::byte* locate(Range) noexcept;         where the bytes lie: saves a copy (Session::locate)
 //   Geometry geometry() const;                 block sizes and limits (size is taken from size())
 //   bool read_only() const;   std::string_view name() const;
 template <SyncBackend T>

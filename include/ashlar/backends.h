@@ -1,7 +1,12 @@
 // The backends that come with Ashlar.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include <ashlar/backend.h>
 
@@ -23,5 +28,81 @@ struct MemoryOptions {
 // by discard and write_zeroes. Gone with the process. No lock is shared between queues.
 // Errors: EINVAL (geometry), ENOMEM (address space).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_memory(const MemoryOptions& options);
+
+struct FileOptions {
+    std::string path;                       // of a regular file or a block device
+    std::uint64_t offset = 0;               // bytes; where in the file the disk begins
+    std::optional<std::uint64_t> length{};  // bytes of the disk; default: to the file's end
+    bool direct = false;                    // past the page cache (O_DIRECT)
+    bool read_only = false;                 // also when the file may only be read
+    bool create = false;  // make the file, which must not exist, with `size` bytes
+    std::uint64_t size = 0;
+    bool preallocate = false;              // take the space of the whole disk now: no ENOSPC later
+    std::uint32_t logical_block_size = 0;  // default: what lies underneath needs, at least 512
+};
+// A disk in a file or on a block device. Geometry, limits, and whether discard and write_zeroes
+// exist, come from what lies underneath. A flush ends when fdatasync(2) has; flushes that wait
+// together share one. Holds an advisory lock (flock(2)) that keeps a second writer out.
+// Errors: those of open(2); EBUSY (locked by another), EINVAL (size, window, alignment), EEXIST.
+[[nodiscard]] Result<std::shared_ptr<Backend>> open_file(const FileOptions& options);
+
+// ---- Backends made of backends -----------------------------------------------------------------
+
+using Backends = std::vector<std::shared_ptr<Backend>>;
+
+struct StripeOptions {
+    std::uint32_t chunk = 65536;  // bytes on one member before the next; a power of two, >= 4096
+};
+// RAID 0: chunk after chunk on one member after another, each as far as the smallest reaches.
+// Errors: EINVAL (fewer than two members, or one smaller than a chunk).
+[[nodiscard]] Result<std::shared_ptr<Backend>> open_stripe(Backends members,
+                                                           const StripeOptions& options);
+// One member after the other. Errors: EINVAL (fewer than two members).
+[[nodiscard]] Result<std::shared_ptr<Backend>> open_linear(Backends members);
+
+// How long a request is held before it goes on.
+struct Latency {
+    enum class Shape : std::uint8_t {
+        fixed,        // always `mean`
+        uniform,      // mean - spread to mean + spread
+        normal,       // about `mean`, standard deviation `spread`, never negative
+        exponential,  // about `mean`, with a long tail
+    };
+    Shape shape = Shape::fixed;
+    std::chrono::nanoseconds mean{0};
+    std::chrono::nanoseconds spread{0};
+};
+struct DelayOptions {
+    Latency read{}, write{}, flush{}, discard{}, write_zeroes{};
+    std::uint64_t seed = 1;
+};
+// Delays requests by operation; they overlap, so depth is not lost.
+[[nodiscard]] Result<std::shared_ptr<Backend>> open_delay(std::shared_ptr<Backend> inner,
+                                                          const DelayOptions& options);
+
+// One thing that goes wrong with some requests.
+struct Fault {
+    enum class Kind : std::uint8_t {
+        error,      // answers `code`, the request does not reach the disk
+        torn,       // write: a prefix of whole logical blocks is written, then `code`
+        lost,       // write, discard, write_zeroes: answers success and does nothing
+        power_cut,  // once: from then on every request fails with `code`
+    };
+    Kind kind = Kind::error;
+    int code = 5;                       // errno; EIO
+    std::vector<Op> operations{};       // empty: all that the kind applies to
+    std::optional<Range> range{};       // only requests that touch it
+    double rate = 1.0;                  // of those; 0 to 1
+    std::chrono::nanoseconds after{0};  // not before the device has been open that long
+};
+struct FaultOptions {
+    std::vector<Fault> faults{};
+    // Writes stay in memory until a flush: a power cut, or the death of the process, loses those
+    // that were not flushed. The disk then has a volatile cache whether or not `inner` has.
+    bool volatile_cache = false;
+    std::uint64_t seed = 1;
+};
+[[nodiscard]] Result<std::shared_ptr<Backend>> open_fault(std::shared_ptr<Backend> inner,
+                                                          const FaultOptions& options);
 
 }  // namespace ashlar

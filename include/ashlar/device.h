@@ -15,12 +15,40 @@
 
 namespace ashlar {
 
-// Threads that serve queues, of one device or of many. Without them a device makes one per queue.
+// A kernel thread that takes submissions from memory (IORING_SETUP_SQPOLL), one a ring: saves the
+// server its system calls while the disk is busy, and costs a CPU.
+struct SubmissionPolling {
+    std::optional<unsigned> cpu{};         // where it runs; default: anywhere
+    std::chrono::milliseconds idle{1000};  // 1 or more; how long it spins before it sleeps
+};
+
+// How the data of reads and writes gets from the kernel's request to the backend.
+enum class DataPath : std::uint8_t {
+    automatic,         // the cheapest that the kernel offers for this backend; never stays so
+    zero_copy,         // the request's pages are a registered buffer of the ring; the driver does
+                       // that before the request arrives (6.16), else as below
+    zero_copy_manual,  // the same, registered by a command of ours for each request (6.15)
+    user_copy,         // read and written by the server through /dev/ublkcN (6.5)
+    get_data,          // the driver copies, to an address given when the request is known
+    copy,              // the driver copies, to and from a buffer a tag
+};
+[[nodiscard]] std::string_view name(DataPath path) noexcept;  // "zero-copy", ...
+
+// How requests are fetched and committed.
+enum class CommandStyle : std::uint8_t {
+    automatic,  // what is faster; never stays so
+    per_io,     // a command for each request
+    batch,      // a command for all requests of a round (7.0)
+};
+[[nodiscard]] std::string_view name(CommandStyle style) noexcept;  // "per-io", "batch"
+
+// Threads that serve queues, of one device or of many. Without them a device makes its own.
 class QueueThreads {
 public:
     struct Options {
         unsigned count = 1;      // 1 to 1024
         unsigned entries = 256;  // submissions one thread may collect a round, 1 to 32768
+        std::optional<SubmissionPolling> polling{};
     };
     // Errors: EINVAL, EAGAIN (no more threads), ENOSYS/EPERM (io_uring), ENOMEM.
     [[nodiscard]] static Result<std::shared_ptr<QueueThreads>> create(Options options);
@@ -37,12 +65,16 @@ protected:
 };
 
 struct DeviceOptions {
-    std::optional<DeviceId> id{};               // none: the lowest free one
-    std::uint16_t queues = 1;                   // 1 to 4096; the kernel uses at most one per CPU
-    std::uint16_t depth = 128;                  // requests in flight per queue, 1 to 4096
-    std::uint32_t io_max = 1 << 20;             // bytes of the largest request, 4 KiB to 32 MiB
-    bool read_only = false;                     // even if the backend could write
-    std::shared_ptr<QueueThreads> threads{};    // none: one thread per queue, on that queue's CPUs
+    std::optional<DeviceId> id{};              // none: the lowest free one
+    std::uint16_t queues = 1;                  // 1 to 4096; the kernel uses at most one per CPU
+    std::uint16_t depth = 128;                 // requests in flight per queue, 1 to 4096
+    std::uint32_t io_max = 1 << 20;            // bytes of the largest request, 4 KiB to 32 MiB
+    bool read_only = false;                    // even if the backend could write
+    DataPath data_path = DataPath::automatic;  // refused if kernel or backend cannot
+    CommandStyle commands = CommandStyle::automatic;
+    std::uint16_t threads_per_queue = 1;  // 1 to depth; tags are dealt to them in turn (6.16)
+    std::optional<SubmissionPolling> polling{};  // of the device's own threads
+    std::shared_ptr<QueueThreads> threads{};     // none: its own, on that queue's CPUs
     // Bound of every wait for the kernel or for a backend's answer. A backend that blocks a queue
     // thread in open_session or serve is waited for without bound, since nothing can end it.
     std::chrono::milliseconds timeout{10'000};
@@ -53,6 +85,14 @@ struct DeviceOptions {
 // a queue could not go on; the block device is gone. removed: the id is free.
 enum class DeviceStage : std::uint8_t { created, serving, stopping, stopped, failed, removed };
 [[nodiscard]] std::string_view name(DeviceStage stage) noexcept;
+
+// What was chosen where the options left the choice, and why, in a line for people.
+struct DeviceChoices {
+    DataPath data_path = DataPath::copy;
+    CommandStyle commands = CommandStyle::per_io;
+    std::string data_path_reason;
+    std::string commands_reason;
+};
 
 // Requests of one queue since it started. Read from any thread; each value is exact, the set of
 // them is not taken at one instant.
@@ -84,14 +124,16 @@ public:
     // Returns when the device no longer serves: it was stopped (here or by another process), or a
     // queue failed (then the error says why).
     [[nodiscard]] Result<void> wait();
-    // serving -> stopped. Requests in flight are served first. Those that the backend has not
-    // answered when the time is over fail; the device is then failed and the error says so.
+    // serving -> stopped. Requests in flight are served first. When the time is over, what they
+    // await of Io is cancelled; if the backend still does not answer all of them, they fail, the
+    // device is failed, and the error says so.
     [[nodiscard]] Result<void> stop();
     // Any stage -> removed. Stops first; an error of stop() is told, but does not keep the device.
     [[nodiscard]] Result<void> remove();
 
     [[nodiscard]] DeviceStage stage() const noexcept;
     [[nodiscard]] const DeviceInfo& info() const noexcept;  // as negotiated; pid and state: at add
+    [[nodiscard]] const DeviceChoices& choices() const noexcept;
     [[nodiscard]] Geometry geometry() const noexcept;
     [[nodiscard]] std::string block_path() const;               // "/dev/ublkbN"
     [[nodiscard]] std::string char_path() const;                // "/dev/ublkcN"

@@ -23,6 +23,7 @@ public:
     class promise_type;
     using Handle = std::coroutine_handle<promise_type>;
 
+    Task() noexcept : Task(T{}) {}
     // A task that is done. Implicit, so that a synchronous session can `return result;`.
     Task(T value) noexcept : value_(value) {}
 

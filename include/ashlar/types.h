@@ -56,6 +56,50 @@ struct Range {
     std::uint64_t length = 0;
 };
 
+// Where the bytes of an I/O lie: in memory, or in a buffer registered with the queue's ring, which
+// only the kernel can reach and only Io's operations accept.
+class Buffer {
+public:
+    constexpr Buffer() noexcept = default;  // no bytes
+    // Owner of the bytes: the caller.
+    static Buffer memory(std::byte* data, std::uint32_t length) noexcept {
+        return {reinterpret_cast<std::uintptr_t>(data), length, kMemory};
+    }
+    // Bytes [offset, offset + length) of the registered buffer `index`.
+    static constexpr Buffer registered(std::uint16_t index, std::uint32_t offset,
+                                       std::uint32_t length) noexcept {
+        return {offset, length, index};
+    }
+
+    [[nodiscard]] constexpr bool is_memory() const noexcept { return index_ == kMemory; }
+    [[nodiscard]] constexpr std::uint32_t length() const noexcept { return length_; }
+    // Requires is_memory().
+    [[nodiscard]] std::byte* data() const noexcept {
+        return reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(address_));
+    }
+    [[nodiscard]] std::span<std::byte> bytes() const noexcept { return {data(), length_}; }
+    // The registered index. Requires !is_memory().
+    [[nodiscard]] constexpr std::uint16_t index() const noexcept {
+        return static_cast<std::uint16_t>(index_);
+    }
+    // The memory's address, or the offset in the registered buffer: as io_uring wants it.
+    [[nodiscard]] constexpr std::uint64_t address() const noexcept { return address_; }
+    // Requires from + length <= length().
+    [[nodiscard]] constexpr Buffer part(std::uint32_t from, std::uint32_t length) const noexcept {
+        return {address_ + from, length, index_};
+    }
+
+private:
+    static constexpr std::int32_t kMemory = -1;
+    constexpr Buffer(std::uint64_t address, std::uint32_t length, std::int32_t index) noexcept
+        : address_(address), length_(length), index_(index) {}
+
+    std::uint64_t address_ = 0;
+    std::uint32_t length_ = 0;
+    std::int32_t index_ = kMemory;
+};
+static_assert(sizeof(Buffer) == 16 && std::is_trivially_copyable_v<Buffer>);
+
 // One request of the block layer, decoded. Valid from Session::serve until its result is given.
 struct Request {
     std::uint64_t offset = 0;  // first byte; a multiple of the logical block size; 0 for flush
@@ -65,12 +109,10 @@ struct Request {
     bool no_unmap = false;  // write_zeroes: the blocks must stay allocated
     std::uint16_t queue = 0;
     std::uint16_t tag = 0;
-    std::byte* data = nullptr;  // read: to be filled; write: to be stored; length bytes; else null
+    Buffer buffer{};  // read: to be filled; write: to be stored; length bytes; else empty
 
-    // The data as a span; empty for requests without data.
-    [[nodiscard]] std::span<std::byte> bytes() const noexcept {
-        return {data, data == nullptr ? 0 : static_cast<std::size_t>(length)};
-    }
+    // The data of a request whose buffer is memory; empty for requests without data.
+    [[nodiscard]] std::span<std::byte> bytes() const noexcept { return buffer.bytes(); }
 };
 static_assert(std::is_trivially_copyable_v<Request>);
 
@@ -86,6 +128,12 @@ struct Geometry {
     std::uint64_t discard_max = 0;             // bytes of one discard; default: 1 GiB
     std::uint64_t write_zeroes_max = 0;        // bytes of one write_zeroes; default: 1 GiB
     bool rotational = false;
+    // What the data of a request looks like; zero copy hands it to the backend as it is. Older
+    // kernels (before 6.15) ignore these, and have no zero copy.
+    std::uint32_t dma_alignment = 0;     // bytes, a power of two up to 4096; default: 4
+    std::uint32_t segment_max = 0;       // bytes of one segment, at least 4096; default: no limit
+    std::uint16_t segments_max = 0;      // segments of one request; default: no limit
+    std::uint64_t segment_boundary = 0;  // no segment crosses a multiple; a power of two, >= 4096
 };
 
 // What a backend offers beyond reading and writing. The device advertises exactly this.
@@ -95,6 +143,13 @@ struct Capabilities {
     bool discard = false;
     bool write_zeroes = false;
     bool read_only = false;  // never asked to write
+};
+
+// What a session does with the data of reads and writes. It decides which data paths there are.
+enum class DataAccess : std::uint8_t {
+    sees,    // looks at it (compresses, checks): Request::buffer is always memory
+    routes,  // only hands Request::buffer to Io: it may be a registered buffer (zero copy)
+    holds,   // sees, and keeps the data in memory of its own, which Session::locate names
 };
 
 }  // namespace ashlar
