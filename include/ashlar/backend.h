@@ -43,6 +43,11 @@ public:
         static_cast<void>(request);
         return nullptr;
     }
+
+    // Called once before the end, when nothing completes any more. Requests may still be waiting,
+    // if the device failed; their coroutines are destroyed after this and before the session. From
+    // its return on no other thread touches a Completion of theirs.
+    virtual void close() noexcept {}
 };
 
 // One device's storage. Owner: the Device it is given to (shared). Thread: every function may be

@@ -163,7 +163,7 @@ public:
     bool await_suspend(std::coroutine_handle<> waiter) noexcept;
     [[nodiscard]] IoResult await_resume() const noexcept { return result_; }
 
-    void woken() noexcept override { waiter_.resume(); }
+    void woken() noexcept override;
     // On the other thread; then the engine wakes the queue's.
     void run() noexcept { result_ = call(); }
     [[nodiscard]] IoScope& scope() const noexcept { return scope_; }

@@ -103,6 +103,27 @@ std::vector<std::string> feature_names(std::uint64_t mask) {
     return names;
 }
 
+namespace {
+
+kernel::ParamsOptions params_options(const Geometry& geometry, std::uint32_t io_max) {
+    kernel::ParamsOptions options{.io_max_bytes = io_max, .dma_alignment = geometry.dma_alignment};
+    if (geometry.segment_max != 0 || geometry.segments_max != 0 || geometry.segment_boundary != 0) {
+        constexpr std::uint64_t boundary_default = std::uint64_t{1} << 32;  // the block layer's
+        constexpr std::uint16_t segments_default = std::numeric_limits<std::uint16_t>::max();
+        constexpr std::uint32_t segment_default = std::numeric_limits<std::uint32_t>::max();
+        options.segment = kernel::abi::ParamSegment{
+            .seg_boundary_mask =
+                (geometry.segment_boundary != 0 ? geometry.segment_boundary : boundary_default) - 1,
+            .max_segment_size = geometry.segment_max != 0 ? geometry.segment_max : segment_default,
+            .max_segments = geometry.segments_max != 0 ? geometry.segments_max : segments_default,
+            .pad = {},
+        };
+    }
+    return options;
+}
+
+}  // namespace
+
 struct Control::State {
     Options options;
     Fd fd;
@@ -245,7 +266,8 @@ Result<DeviceInfo> Control::add(const AddRequest& request) {
 
 Result<void> Control::set_params(DeviceId id, const Geometry& geometry,
                                  const Capabilities& capabilities, std::uint32_t io_max) {
-    auto buffer = to_bytes(kernel::encode_params(geometry, capabilities, {.io_max_bytes = io_max}));
+    auto buffer =
+        to_bytes(kernel::encode_params(geometry, capabilities, params_options(geometry, io_max)));
     auto answer = state_->run({.opcode = commands::set_params, .device = id}, buffer);
     if (!answer) return std::unexpected(answer.error());
     return {};

@@ -13,6 +13,8 @@
 
 #include "base/assert.h"
 #include "core/child_control.h"
+#include "core/choices.h"
+#include "core/device_options.h"
 #include "core/queue.h"
 #include "core/queue_threads.h"
 #include "kernel/codec.h"
@@ -23,13 +25,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr std::uint32_t kIoMaxLeast = 4096;
-constexpr std::uint32_t kIoMaxMost = 32U << 20;
 constexpr auto kRetryInterval = milliseconds(2);
-
-Error invalid(std::string detail) {
-    return Error{.operation = "check settings", .code = EINVAL, .detail = std::move(detail)};
-}
 
 // Tells this device from a later one with the same id.
 std::uint64_t random_identity() {
@@ -41,31 +37,7 @@ std::uint64_t random_identity() {
     return value;
 }
 
-Result<void> check(const DeviceOptions& options, const Geometry& geometry) {
-    if (options.queues == 0 || options.queues > kernel::abi::max_nr_queues) {
-        return std::unexpected(
-            invalid("queues is " + std::to_string(options.queues) + "; allowed are 1 to 4096"));
-    }
-    if (options.depth == 0 || options.depth > kernel::abi::max_queue_depth) {
-        return std::unexpected(
-            invalid("depth is " + std::to_string(options.depth) + "; allowed are 1 to 4096"));
-    }
-    if (options.io_max < kIoMaxLeast || options.io_max > kIoMaxMost ||
-        options.io_max % kIoMaxLeast != 0) {
-        return std::unexpected(invalid("io_max is " + std::to_string(options.io_max) +
-                                       " bytes; allowed are multiples of 4096 up to 33554432"));
-    }
-    return check_geometry(geometry);
-}
-
 }  // namespace
-
-Result<void> check_geometry(const Geometry& geometry) {
-    if (auto valid = kernel::validate_geometry(geometry); !valid) {
-        return std::unexpected(invalid(valid.error()));
-    }
-    return {};
-}
 
 std::string_view name(DeviceStage stage) noexcept {
     switch (stage) {
@@ -86,18 +58,18 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
           options(std::move(used_options)) {}
 
     // QueueOwner: called on queue threads.
-    void queue_home(std::uint16_t index) noexcept override {
-        // The thread is in the middle of a round with this queue; it is dropped after it.
-        queue_threads[index]->post([](QueueThread& thread) { thread.drop_home_queues(); });
+    void queue_home(std::uint16_t thread) noexcept override {
+        // It is in the middle of a round with this queue, which is dropped after it.
+        queue_threads[thread]->post([](QueueThread& self) { self.drop_home_queues(); });
     }
-    void queue_failed(std::uint16_t index, Error error) noexcept override {
+    void queue_failed(std::uint16_t thread, Error error) noexcept override {
         {
             const std::lock_guard lock(mutex);
             if (!failure) failure = std::move(error);
         }
         // A ring lets go of the kernel's commands only when it ends; so do the rings of the other
         // queues, which would wait for ever for requests that this one holds.
-        queue_threads[index]->quit_pool();
+        queue_threads[thread]->quit_pool();
     }
     void queue_opened() noexcept override {
         const std::lock_guard lock(mutex);
@@ -124,12 +96,21 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
     Result<std::shared_ptr<CharDevice>> open_char_device();
     Result<void> make_threads();
     Result<void> open_queues_on_threads(const std::shared_ptr<CharDevice>& device);
-    Result<void> open_queue(QueueThread& thread, std::uint16_t index,
+    // thread: by its place in queue_threads; it serves the part `thread % threads_per_queue` of the
+    // queue `thread / threads_per_queue`.
+    Result<void> open_queue(QueueThread& on, std::uint16_t thread,
                             const std::shared_ptr<CharDevice>& device);
+    [[nodiscard]] std::uint16_t queue_of(std::uint16_t thread) const noexcept {
+        return thread / options.threads_per_queue;
+    }
+    [[nodiscard]] std::uint16_t thread_count() const noexcept {
+        return static_cast<std::uint16_t>(info.queues * options.threads_per_queue);
+    }
     Result<void> serve(const std::shared_ptr<CharDevice>& device);
     bool await_queues_closed(milliseconds bound);
     void settle();
     void give_up();
+    void cancel_requests();
     Result<void> abandon(Error why);
 
     Control control;
@@ -138,10 +119,11 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
     DeviceInfo info;
     Geometry geometry;
     Capabilities capabilities;
-    bool restartable = false;  // the driver can start a stopped device again
-    std::vector<LiveCounters> counters;
+    Choice choice;
+    bool restartable = false;            // the driver can start a stopped device again
+    std::vector<LiveCounters> counters;  // by thread, like queue_threads
 
-    std::vector<QueueThread*> queue_threads;  // by queue index; owned by the pool
+    std::vector<QueueThread*> queue_threads;  // threads_per_queue for each queue; the pool's
 
     mutable std::mutex mutex;  // guards what follows
     std::condition_variable changed;
@@ -156,20 +138,28 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOpti
     const Geometry geometry = backend->geometry();
     Capabilities capabilities = backend->capabilities();
     capabilities.read_only |= options.read_only;
-    if (auto valid = check(options, geometry); !valid) return std::unexpected(valid.error());
+    if (auto valid = check_device_options(options, geometry); !valid)
+        return std::unexpected(valid.error());
 
     auto control = Control::open({.timeout = options.timeout});
     if (!control) return std::unexpected(control.error());
     auto features = control->features();
     if (!features) return std::unexpected(features.error());
+    auto choice = choose({.data_path = options.data_path,
+                          .commands = options.commands,
+                          .threads_per_queue = options.threads_per_queue,
+                          .access = backend->data_access(),
+                          .offered = *features});
+    if (!choice) return std::unexpected(choice.error());
     auto state = std::make_shared<State>(std::move(*control), std::move(backend), options);
+    state->choice = std::move(*choice);
     state->geometry = geometry;
     state->capabilities = capabilities;
     // Drivers before 6.16 keep a stopped device's tags as fetched. No flag tells, but QUIESCE came
     // with the same release.
     state->restartable = (*features & kernel::abi::f_quiesce) != 0;
     if (auto added = state->add(options.id); !added) return std::unexpected(added.error());
-    state->counters = std::vector<LiveCounters>(state->info.queues);
+    state->counters = std::vector<LiveCounters>(state->thread_count());
     return Device(std::move(state));
 }
 
@@ -179,10 +169,17 @@ Result<void> Device::State::add(std::optional<DeviceId> id) {
                               .queues = options.queues,
                               .depth = options.depth,
                               .io_max = options.io_max,
+                              .features = choice.features,
                               .identity = random_identity()});
     if (!added) return std::unexpected(added.error());
     info = *added;
-    auto set = control.set_params(info.id, geometry, capabilities, info.io_max);
+    Result<void> set;
+    if (const std::uint64_t missing = choice.features & ~info.features; missing != 0) {
+        set = std::unexpected(error("add device", EOPNOTSUPP,
+                                    "the kernel did not grant " + feature_names(missing).front()));
+    } else {
+        set = control.set_params(info.id, geometry, capabilities, info.io_max);
+    }
     // The first error is the one to tell; a removal that fails too leaves a dead device.
     if (!set) static_cast<void>(control.remove(info.id));
     return set;
@@ -223,13 +220,18 @@ Result<void> Device::State::make_threads() {
         used = std::static_pointer_cast<QueueThreadPool>(options.threads);
     } else {
         auto own = QueueThreadPool::create(
-            {.count = info.queues, .entries = info.depth}, QueueThreadPool::Lifetime::one_device,
-            open_uring_reactor, "ublk" + std::to_string(info.id) + "-q");
+            {.count = thread_count(),
+             // Each request has a commit and an operation of its backend under way in a round.
+             .entries = info.depth * 2U,
+             .buffers = info.depth,
+             .polling = options.polling},
+            QueueThreadPool::Lifetime::one_device, open_uring_reactor,
+            "ublk" + std::to_string(info.id) + "-q");
         if (!own) return std::unexpected(own.error());
         used = std::move(*own);
     }
     queue_threads.clear();
-    for (std::uint16_t index = 0; index < info.queues; ++index) {
+    for (std::uint16_t thread = 0; thread < thread_count(); ++thread) {
         queue_threads.push_back(&used->next());
     }
     const std::lock_guard lock(mutex);
@@ -237,24 +239,32 @@ Result<void> Device::State::make_threads() {
     return {};
 }
 
-// On the queue's thread.
-Result<void> Device::State::open_queue(QueueThread& thread, std::uint16_t index,
+// On that thread.
+Result<void> Device::State::open_queue(QueueThread& on, std::uint16_t thread,
                                        const std::shared_ptr<CharDevice>& device) {
-    auto session = backend->open_session();
-    if (!session) return std::unexpected(session.error());
     const QueueConfig config{
         .device = info.id,
-        .index = index,
+        .index = queue_of(thread),
         .depth = info.depth,
+        .first_tag = static_cast<std::uint16_t>(thread % options.threads_per_queue),
+        .tag_step = options.threads_per_queue,
         .io_max = info.io_max,
         .ioctl_commands = (info.features & kernel::abi::f_cmd_ioctl_encode) != 0,
+        .data_path = choice.choices.data_path,
+        .commands = choice.choices.commands,
+        .access = backend->data_access(),
         .capabilities = capabilities,
     };
-    auto queue = Queue::open(config, device, thread.reactor(), std::move(*session), counters[index],
-                             shared_from_this());
+    auto queue = Queue::open(config, {.reactor = on.reactor(),
+                                      .offload = on.offload(),
+                                      .counters = counters[thread],
+                                      .device = device,
+                                      .backend = backend,
+                                      .owner = shared_from_this(),
+                                      .thread = thread});
     if (!queue) return std::unexpected(queue.error());
     (*queue)->fetch_all();
-    thread.adopt(std::move(*queue));
+    on.adopt(std::move(*queue));
     return {};
 }
 
@@ -274,21 +284,21 @@ Result<void> Device::State::open_queues_on_threads(const std::shared_ptr<CharDev
     };
     // Shared: a thread that answers after the bound must still find it.
     auto progress = std::make_shared<Progress>();
-    progress->pending = info.queues;
-    for (std::uint16_t index = 0; index < info.queues; ++index) {
+    progress->pending = thread_count();
+    for (std::uint16_t thread = 0; thread < thread_count(); ++thread) {
         std::vector<int> cpus;
         if (options.threads == nullptr) {
-            auto affinity = control.queue_affinity(info.id, index);
+            auto affinity = control.queue_affinity(info.id, queue_of(thread));
             if (!affinity) return std::unexpected(affinity.error());
             cpus = std::move(*affinity);
         }
         const bool posted =
-            queue_threads[index]->post([self = shared_from_this(), index, device, progress,
-                                        cpus = std::move(cpus)](QueueThread& thread) {
+            queue_threads[thread]->post([self = shared_from_this(), thread, device, progress,
+                                         cpus = std::move(cpus)](QueueThread& on) {
                 if (!cpus.empty()) QueueThread::pin_to(cpus);
-                auto opened = self->open_queue(thread, index, device);
+                auto opened = self->open_queue(on, thread, device);
                 // Told a round later: by then a fetch that the kernel refuses has come back.
-                thread.post([progress, opened = std::move(opened)](QueueThread&) {
+                on.post([progress, opened = std::move(opened)](QueueThread&) {
                     progress->note(opened);
                 });
             });
@@ -387,6 +397,13 @@ Result<void> Device::State::abandon(Error why) {
     return std::unexpected(std::move(why));
 }
 
+// The backend has had its time: what its requests wait for is cancelled, so that they end.
+void Device::State::cancel_requests() {
+    for (QueueThread* thread : queue_threads) {
+        thread->post([id = info.id](QueueThread& self) { self.cancel_requests(id); });
+    }
+}
+
 Result<void> Device::State::stop() {
     {
         const std::lock_guard lock(mutex);
@@ -394,15 +411,15 @@ Result<void> Device::State::stop() {
         stage = DeviceStage::stopping;
     }
     auto stopped = stop_from_child(info.id, options.timeout);
-    if (!stopped && stopped.error().code != ENODEV && stopped.error().code != ETIMEDOUT) {
-        return stopped;
+    const bool late = !stopped && stopped.error().code == ETIMEDOUT;
+    if (!stopped && !late && stopped.error().code != ENODEV) return stopped;
+    if (late) cancel_requests();
+    if (await_queues_closed(options.timeout)) {
+        settle();
+        return {};
     }
-    if ((!stopped && stopped.error().code == ETIMEDOUT) || !await_queues_closed(options.timeout)) {
-        return abandon(error("stop device", ETIMEDOUT,
-                             "the backend did not answer every request in time; those failed"));
-    }
-    settle();
-    return {};
+    return abandon(error("stop device", ETIMEDOUT,
+                         "the backend did not answer every request in time; those failed"));
 }
 
 Result<void> Device::State::remove() {
@@ -468,13 +485,16 @@ DeviceStage Device::stage() const noexcept {
 }
 
 const DeviceInfo& Device::info() const noexcept { return state_->info; }
+const DeviceChoices& Device::choices() const noexcept { return state_->choice.choices; }
 Geometry Device::geometry() const noexcept { return state_->geometry; }
 std::string Device::block_path() const { return "/dev/ublkb" + std::to_string(state_->info.id); }
 std::string Device::char_path() const { return "/dev/ublkc" + std::to_string(state_->info.id); }
 
 std::vector<QueueCounters> Device::counters() const {
-    std::vector<QueueCounters> all;
-    for (const LiveCounters& queue : state_->counters) all.push_back(queue.snapshot());
+    std::vector<QueueCounters> all(state_->info.queues);
+    for (std::size_t thread = 0; thread < state_->counters.size(); ++thread) {
+        state_->counters[thread].add_to(all[state_->queue_of(static_cast<std::uint16_t>(thread))]);
+    }
     return all;
 }
 

@@ -167,8 +167,12 @@ protected:
 
 TEST_F(HotPath, TheCounterCounts) {
     const std::uint64_t before = allocations;
-    { const auto one = std::make_unique<int>(1); }
-    { const std::vector<char> two(100); }
+    {
+        const auto one = std::make_unique<int>(1);
+    }
+    {
+        const std::vector<char> two(100);
+    }
     EXPECT_EQ(allocations - before, 2U);
 }
 

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/assert.h"
-#include "base/units.h"
+#include "core/user_copy.h"
 #include "kernel/codec.h"
 
 namespace ashlar {
@@ -16,7 +16,7 @@ namespace {
 namespace abi = kernel::abi;
 
 // Coroutine frames of one request; more than a stripe over eight backends needs.
-constexpr std::size_t kArenaBytes = 4096;
+constexpr std::size_t kArenaBytes = 8192;
 
 Error queue_error(const QueueConfig& config, std::string operation, int code) {
     return Error{.operation = "queue " + std::to_string(config.index) + ": " + std::move(operation),
@@ -37,98 +37,78 @@ Result<Mapping> map_private(const QueueConfig& config, std::size_t size, const c
     return Mapping(memory, size);
 }
 
+bool has_data(const Request& request) noexcept {
+    return request.op == Op::read || request.op == Op::write;
+}
+
 // The kernel reads the result of data transfers only; for the others 0 stands for success, which
 // also keeps a discard of 2 GiB or more from looking like an errno.
 std::int32_t kernel_result(const Request& request, IoResult result) noexcept {
     if (!result.ok()) return -result.error();
-    if (request.op != Op::read && request.op != Op::write) return 0;
-    return static_cast<std::int32_t>(request.length);
+    return has_data(request) ? static_cast<std::int32_t>(request.length) : 0;
 }
 
 }  // namespace
 
-void LiveCounters::count(const Request& request, bool failed) noexcept {
-    switch (request.op) {
-        case Op::read:
-            add(reads, 1);
-            add(read_bytes, request.length);
-            break;
-        case Op::write:
-            add(writes, 1);
-            add(write_bytes, request.length);
-            break;
-        case Op::flush: add(flushes, 1); break;
-        case Op::discard: add(discards, 1); break;
-        case Op::write_zeroes: add(write_zeroes, 1); break;
-        default: add(others, 1); break;
-    }
-    if (failed) [[unlikely]]
-        add(errors, 1);
-}
+// ---- Opening and closing -----------------------------------------------------------------------
 
-void LiveCounters::reset() noexcept {
-    for (auto* counter : {&reads, &writes, &flushes, &discards, &write_zeroes, &others, &read_bytes,
-                          &write_bytes, &errors}) {
-        counter->store(0, std::memory_order_relaxed);
-    }
-}
-
-QueueCounters LiveCounters::snapshot() const noexcept {
-    const auto get = [](const std::atomic<std::uint64_t>& counter) {
-        return counter.load(std::memory_order_relaxed);
-    };
-    return {.reads = get(reads),
-            .writes = get(writes),
-            .flushes = get(flushes),
-            .discards = get(discards),
-            .write_zeroes = get(write_zeroes),
-            .others = get(others),
-            .read_bytes = get(read_bytes),
-            .write_bytes = get(write_bytes),
-            .errors = get(errors)};
-}
-
-void Tag::complete(std::int32_t result, std::uint32_t) noexcept { queue_.fetched(*this, result); }
-
-Queue::Queue(const QueueConfig& config, std::shared_ptr<CharDevice> device, Reactor& reactor,
-             std::unique_ptr<Session> session, LiveCounters& counters,
-             std::shared_ptr<QueueOwner> owner) noexcept
+Queue::Queue(const QueueConfig& config, QueueSurroundings surroundings) noexcept
     : config_(config),
-      device_(std::move(device)),
-      reactor_(&reactor),
-      session_(std::move(session)),
-      counters_(counters),
-      owner_(std::move(owner)) {
-    owner_->queue_opened();
+      with_(std::move(surroundings)),
+      request_scope_(with_.reactor, with_.offload),
+      session_scope_(with_.reactor, with_.offload) {
+    with_.owner->queue_opened();
 }
 
 Queue::~Queue() {
-    if (reactor_ != nullptr) {
-        for (const Tag& tag : tags_) ASHLAR_ASSERT(tag.state() != TagState::with_kernel);
-        if (file_registered_) reactor_->unregister_file(file_);
+    if (session_) session_->close();
+    if (!reactor_closed_) {
+        for (const Tag& tag : tags_) {
+            ASHLAR_ASSERT(tag.state() == TagState::home || tag.state() == TagState::serving);
+        }
+        if (file_registered_) with_.reactor.unregister_file(file_);
+        if (buffers_reserved_) {
+            with_.reactor.release_buffers(first_registered_, config_.tags());
+        }
     }
+    commands_.reset();
     tags_.clear();
     session_.reset();
     descriptors_.reset();
-    device_.reset();
-    owner_->queue_closed();
+    with_.device.reset();
+    with_.owner->queue_closed();
 }
 
 Result<std::unique_ptr<Queue>> Queue::open(const QueueConfig& config,
-                                           std::shared_ptr<CharDevice> device, Reactor& reactor,
-                                           std::unique_ptr<Session> session, LiveCounters& counters,
-                                           std::shared_ptr<QueueOwner> owner) {
-    std::unique_ptr<Queue> queue(new Queue(config, std::move(device), reactor, std::move(session),
-                                           counters, std::move(owner)));
-    if (auto mapped = queue->map_memory(); !mapped) return std::unexpected(mapped.error());
-    auto file = reactor.register_file(queue->device_->fd.get());
-    if (!file) {
-        return std::unexpected(queue_error(config, file.error().operation, file.error().code));
-    }
-    queue->file_ = *file;
-    queue->file_registered_ = true;
-    queue->make_tags();
+                                           QueueSurroundings surroundings) {
+    std::unique_ptr<Queue> queue(new Queue(config, std::move(surroundings)));
+    if (auto opened = queue->open(); !opened) return std::unexpected(opened.error());
     return queue;
+}
+
+Result<void> Queue::open() {
+    auto session = with_.backend->open_session(session_io_);
+    if (!session) return std::unexpected(session.error());
+    session_ = std::move(*session);
+    session_scope_.on_idle([](void* queue) noexcept { static_cast<Queue*>(queue)->session_idle(); },
+                           this);
+    if (auto mapped = map_memory(); !mapped) return mapped;
+    auto file = with_.reactor.register_file(with_.device->fd.get());
+    if (!file) return std::unexpected(file.error());
+    file_ = *file;
+    file_registered_ = true;
+    if (config_.zero_copy()) {
+        auto first = with_.reactor.reserve_buffers(config_.tags());
+        if (!first) return std::unexpected(first.error());
+        first_registered_ = *first;
+        buffers_reserved_ = true;
+    }
+    make_tags();
+    auto commands = config_.commands == CommandStyle::batch ? open_batch_commands(*this)
+                                                            : open_per_io_commands(*this);
+    if (!commands) return std::unexpected(commands.error());
+    commands_ = std::move(*commands);
+    return {};
 }
 
 Result<void> Queue::map_memory() {
@@ -136,7 +116,7 @@ Result<void> Queue::map_memory() {
     const std::size_t bytes = kernel::descriptor_map_bytes(config_.depth, page);
     const auto offset = kernel::descriptor_map_offset(config_.index, page);
     void* descriptors = mmap(nullptr, bytes, PROT_READ, MAP_SHARED | MAP_POPULATE,
-                             device_->fd.get(), static_cast<off_t>(offset));
+                             with_.device->fd.get(), static_cast<off_t>(offset));
     if (descriptors == MAP_FAILED) {
         return std::unexpected(queue_error(config_, "map request descriptors", errno));
     }
@@ -144,60 +124,79 @@ Result<void> Queue::map_memory() {
     // A child that had it mapped would keep the character device from closing.
     static_cast<void>(madvise(descriptors, bytes, MADV_DONTFORK));
 
-    auto buffers = map_private(config_, std::size_t{config_.depth} * config_.io_max, "I/O buffers");
-    if (!buffers) return std::unexpected(buffers.error());
-    buffers_ = std::move(*buffers);
-    auto arenas = map_private(config_, std::size_t{config_.depth} * kArenaBytes, "request frames");
+    const std::size_t tags = config_.tags();
+    if (!config_.zero_copy()) {
+        auto buffers = map_private(config_, tags * config_.io_max, "I/O buffers");
+        if (!buffers) return std::unexpected(buffers.error());
+        buffers_ = std::move(*buffers);
+    }
+    auto arenas = map_private(config_, tags * kArenaBytes, "request frames");
     if (!arenas) return std::unexpected(arenas.error());
     arenas_ = std::move(*arenas);
     return {};
 }
 
 void Queue::make_tags() {
-    for (std::uint16_t index = 0; index < config_.depth; ++index) {
-        tags_.emplace_back(*this, index, buffers_.data() + std::size_t{index} * config_.io_max,
-                           arenas_.data() + std::size_t{index} * kArenaBytes, kArenaBytes);
+    for (std::size_t slot = 0; slot < config_.tags(); ++slot) {
+        const Tag::Memory memory{
+            .buffer = config_.zero_copy() ? nullptr : buffers_.data() + slot * config_.io_max,
+            .arena = arenas_.data() + slot * kArenaBytes,
+            .arena_bytes = kArenaBytes,
+        };
+        tags_.emplace_back(*this, request_scope_,
+                           static_cast<std::uint16_t>(config_.first_tag + slot * config_.tag_step),
+                           static_cast<std::uint16_t>(first_registered_ + slot), memory);
     }
 }
 
 void Queue::fetch_all() noexcept {
     tags_home_ = 0;
-    for (Tag& tag : tags_) {
-        tag.opcode = config_.ioctl_commands ? abi::u_io_fetch_req : abi::io_fetch_req;
-        tag.command = kernel::make_io_cmd(config_.index, tag.index(), 0,
-                                          reinterpret_cast<std::uintptr_t>(tag.buffer()));
-        submit(tag);
-    }
+    commands_->fetch_all();
 }
 
-void Queue::submit(Tag& tag) noexcept {
-    tag.submitted();
-    reactor_->io_command(file_, tag.opcode, tag.command, tag);
-}
-
-void Queue::fetched(Tag& tag, std::int32_t result) noexcept {
-    tag.returned();
-    if (result == abi::io_res_ok) [[likely]] {
-        serve(tag);
-    } else {
-        not_fetched(tag, result);
-    }
-}
-
-void Queue::not_fetched(Tag& tag, std::int32_t result) noexcept {
-    // The kernel did not take the command and asks for it once more.
-    if (result == -EAGAIN || result == -EINTR) return submit(tag);
+void Queue::retire(Tag& tag) noexcept {
     tag.retired();
-    ++tags_home_;
-    if (result != abi::io_res_abort && !failed_) {
-        failed_ = true;
-        const int code = result < 0 ? -result : EPROTO;
-        owner_->queue_failed(config_.index, queue_error(config_, "fetch requests", code));
-    }
-    if (home()) owner_->queue_home(config_.index);
+    if (++tags_home_ < tags_.size()) return;
+    session_scope_.cancel_all();
+    if (session_scope_.idle()) session_idle();
 }
 
-void Queue::serve(Tag& tag) noexcept {
+void Queue::session_idle() noexcept {
+    if (home()) with_.owner->queue_home(with_.thread);
+}
+
+void Queue::refused(const char* what, int code) noexcept {
+    if (std::exchange(failed_, true)) return;
+    with_.owner->queue_failed(with_.thread, queue_error(config_, what, code));
+}
+
+void Queue::fail(int code) noexcept { refused("wait for requests", code); }
+
+void Queue::reactor_closed() noexcept {
+    reactor_closed_ = true;
+    request_scope_.reactor_closed();
+    session_scope_.reactor_closed();
+}
+
+// ---- One request -------------------------------------------------------------------------------
+
+void Tag::complete(std::int32_t result, std::uint32_t) noexcept { queue_.completed(*this, result); }
+
+void Queue::completed(Tag& tag, std::int32_t result) noexcept {
+    if (tag.state() == TagState::registering) return registered(tag, result);
+    commands_->completed(tag, result);
+}
+
+void Queue::arrived(Tag& tag, bool wants_data) noexcept {
+    tag.returned();
+    if (!decode(tag)) return;
+    if (!wants_data) return serve(tag);
+    place(tag);
+    commands_->get_data(tag);
+}
+
+// False when the request is refused, and thereby done.
+bool Queue::decode(Tag& tag) noexcept {
     const auto& descriptor =
         kernel::descriptor(descriptors_.data(), tag.index(), sizeof(abi::IoDesc));
     int error = kernel::decode_request(descriptor, config_.index, tag.index(), tag.request);
@@ -206,14 +205,10 @@ void Queue::serve(Tag& tag) noexcept {
     } else {
         error = refusal(tag.request);
     }
-    if (error != 0) [[unlikely]]
-        return commit(tag, IoResult::from_errno(error));
-    const bool has_data = tag.request.op == Op::read || tag.request.op == Op::write;
-    tag.request.data = has_data ? tag.buffer() : nullptr;
-    // Without a volatile cache every write is durable when it completes.
-    const Capabilities& can = config_.capabilities;
-    tag.flush_after = tag.request.fua && can.flush && !can.fua;
-    start(tag, tag.request);
+    if (error == 0) [[likely]]
+        return true;
+    commit(tag, IoResult::from_errno(error));
+    return false;
 }
 
 // The errno for what was not advertised, or does not fit; 0 when the session may have it.
@@ -231,6 +226,61 @@ int Queue::refusal(const Request& request) const noexcept {
     }
 }
 
+void Queue::serve(Tag& tag) noexcept {
+    // Without a volatile cache every write is durable when it completes.
+    const Capabilities& can = config_.capabilities;
+    tag.flush_after = tag.request.fua && can.flush && !can.fua;
+    if (!has_data(tag.request)) return start(tag, tag.request);
+    if (!config_.zero_copy()) return serve_in_memory(tag);
+    const auto& descriptor =
+        kernel::descriptor(descriptors_.data(), tag.index(), sizeof(abi::IoDesc));
+    const bool is_registered = config_.data_path == DataPath::zero_copy &&
+                               (kernel::kernel_flags(descriptor) & abi::io_f_need_reg_buf) == 0;
+    if (is_registered) [[likely]]
+        return serve_registered(tag);
+    register_buffer(tag);
+}
+
+// Where the bytes are or go: in the session's own memory, if it names a place, else in the tag's.
+void Queue::place(Tag& tag) noexcept {
+    tag.data = tag.buffer();
+    if (config_.access != DataAccess::holds || config_.data_path == DataPath::copy) return;
+    if (std::byte* const own = session_->locate(tag.request); own != nullptr) tag.data = own;
+}
+
+void Queue::serve_in_memory(Tag& tag) noexcept {
+    place(tag);
+    if (config_.data_path == DataPath::user_copy && tag.request.op == Op::write) {
+        const int error = copy_from_request(with_.device->fd.get(), tag.request, tag.data);
+        if (error != 0) return commit(tag, IoResult::from_errno(error));
+    }
+    // In the session's own memory it is where it belongs.
+    if (tag.data != tag.buffer()) return finish(tag, IoResult{});
+    tag.request.buffer = Buffer::memory(tag.data, static_cast<std::uint32_t>(tag.request.length));
+    start(tag, tag.request);
+}
+
+void Queue::serve_registered(Tag& tag) noexcept {
+    tag.request.buffer = Buffer::registered(tag.registered_index(), 0,
+                                            static_cast<std::uint32_t>(tag.request.length));
+    start(tag, tag.request);
+}
+
+void Queue::register_buffer(Tag& tag) noexcept {
+    tag.registration_begun();
+    with_.reactor.io_command(
+        file_, abi::u_io_register_io_buf,
+        kernel::make_io_cmd(config_.index, tag.index(), 0, tag.registered_index()), tag);
+}
+
+void Queue::registered(Tag& tag, std::int32_t result) noexcept {
+    tag.registration_ended();
+    if (result == -EAGAIN || result == -EINTR) return register_buffer(tag);
+    if (result < 0) return commit(tag, IoResult::from_errno(-result));
+    tag.registered = true;
+    serve_registered(tag);
+}
+
 void Queue::start(Tag& tag, const Request& request) noexcept {
     Task<> task = session_->serve(tag.io(), request);
     if (task.done()) [[likely]] {
@@ -241,7 +291,7 @@ void Queue::start(Tag& tag, const Request& request) noexcept {
         [](void* context) noexcept {
             Tag& done = *static_cast<Tag*>(context);
             const IoResult result = done.task.result();
-            done.task = Task<>(IoResult{});
+            done.task = Task<>();
             done.queue().finish(done, result);
         },
         &tag);
@@ -254,21 +304,33 @@ void Queue::finish(Tag& tag, IoResult result) noexcept {
         tag.flush = {.op = Op::flush, .queue = tag.request.queue, .tag = tag.request.tag};
         return start(tag, tag.flush);
     }
+    if (config_.data_path == DataPath::user_copy && tag.request.op == Op::read && result.ok()) {
+        const int error = copy_to_request(with_.device->fd.get(), tag.request, tag.data);
+        if (error != 0) result = IoResult::from_errno(error);
+    }
     commit(tag, result);
 }
 
 void Queue::commit(Tag& tag, IoResult result) noexcept {
-    counters_.count(tag.request, !result.ok());
-    tag.opcode =
-        config_.ioctl_commands ? abi::u_io_commit_and_fetch_req : abi::io_commit_and_fetch_req;
-    tag.command.result = kernel_result(tag.request, result);
-    submit(tag);
+    with_.counters.count(tag.request, !result.ok());
+    if (std::exchange(tag.registered, false)) {
+        // Submitted before the commit, and so carried out before it.
+        with_.reactor.silent_io_command(
+            file_, abi::u_io_unregister_io_buf,
+            kernel::make_io_cmd(config_.index, tag.index(), 0, tag.registered_index()));
+    }
+    commands_->commit(tag, kernel_result(tag.request, result));
+    tag.data = tag.buffer();
 }
 
-void Queue::fail(int code) noexcept {
-    if (failed_) return;
-    failed_ = true;
-    owner_->queue_failed(config_.index, queue_error(config_, "wait for requests", code));
+std::uint64_t Queue::command_address(const Tag& tag) const noexcept {
+    switch (config_.data_path) {
+        case DataPath::copy: return reinterpret_cast<std::uintptr_t>(tag.buffer());
+        // A read's data is copied from the address that its commit names.
+        case DataPath::get_data: return reinterpret_cast<std::uintptr_t>(tag.data);
+        case DataPath::zero_copy: return kernel::encode_auto_buf_reg(tag.registered_index(), true);
+        default: return 0;
+    }
 }
 
 }  // namespace ashlar

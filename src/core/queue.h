@@ -1,8 +1,7 @@
-// Queue: fetches requests from the kernel, has them served, commits the results. One request's way:
-// Tag::complete -> fetched -> serve -> start -> finish -> commit, all on one thread.
+// Queue: takes requests from the kernel, has them served, gives the results back. One request's
+// way: Commands -> arrived -> serve -> start -> finish -> commit -> Commands, all on one thread.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -11,6 +10,9 @@
 #include <ashlar/device.h>
 
 #include "base/fd.h"
+#include "core/commands.h"
+#include "core/io_scope.h"
+#include "core/live_counters.h"
 #include "core/tag.h"
 #include "reactor/reactor.h"
 
@@ -27,9 +29,9 @@ class QueueOwner {
 public:
     virtual void queue_opened() noexcept = 0;
     // Every tag is home: the device was stopped, the queue may be destroyed (not in this call).
-    virtual void queue_home(std::uint16_t index) noexcept = 0;
+    virtual void queue_home(std::uint16_t thread) noexcept = 0;
     // The queue cannot go on. Requests in flight end when the character device is closed.
-    virtual void queue_failed(std::uint16_t index, Error error) noexcept = 0;
+    virtual void queue_failed(std::uint16_t thread, Error error) noexcept = 0;
     // The queue is being destroyed and has let go of everything.
     virtual void queue_closed() noexcept = 0;
 
@@ -37,83 +39,97 @@ protected:
     ~QueueOwner() = default;
 };
 
-struct QueueConfig {
-    DeviceId device = 0;
-    std::uint16_t index = 0;
-    std::uint16_t depth = 0;
-    std::uint32_t io_max = 0;
-    bool ioctl_commands = true;  // else the legacy opcodes of kernels before 6.4
-    Capabilities capabilities;
+// What a queue uses and does not own; all of it outlives the queue.
+struct QueueSurroundings {
+    Reactor& reactor;
+    OffloadPool& offload;
+    LiveCounters& counters;
+    std::shared_ptr<CharDevice> device;
+    std::shared_ptr<Backend> backend;
+    std::shared_ptr<QueueOwner> owner;  // also keeps counters alive
+    std::uint16_t thread = 0;           // how the owner knows this queue
 };
 
-// Counters of one queue. Written by the queue's thread only, so a plain load and store is enough;
-// kept by the device, so that they outlive the queue.
-struct alignas(64) LiveCounters {
-    std::atomic<std::uint64_t> reads = 0, writes = 0, flushes = 0, discards = 0, write_zeroes = 0,
-                               others = 0, read_bytes = 0, write_bytes = 0, errors = 0;
-
-    static void add(std::atomic<std::uint64_t>& counter, std::uint64_t amount) noexcept {
-        counter.store(counter.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
-    }
-    void count(const Request& request, bool failed) noexcept;
-    void reset() noexcept;
-    [[nodiscard]] QueueCounters snapshot() const noexcept;
-};
-
-// Thread: all of it on the reactor's thread.
+// One thread's part of a queue, most often all of it. Thread: all of it on the reactor's thread.
 class Queue {
 public:
-    // Maps descriptors and buffers and registers the device with the reactor; fetches nothing yet.
+    // Opens the backend's session, maps descriptors and buffers and registers the device with the
+    // reactor; fetches nothing yet.
     [[nodiscard]] static Result<std::unique_ptr<Queue>> open(const QueueConfig& config,
-                                                             std::shared_ptr<CharDevice> device,
-                                                             Reactor& reactor,
-                                                             std::unique_ptr<Session> session,
-                                                             LiveCounters& counters,
-                                                             std::shared_ptr<QueueOwner> owner);
-    // Requires that no tag is with the kernel, or that the reactor is gone.
+                                                             QueueSurroundings surroundings);
+    // Requires that no tag is with the kernel, or that the reactor is closed.
     ~Queue();
     Queue(const Queue&) = delete;
     Queue& operator=(const Queue&) = delete;
 
     // Queues a fetch for every tag; they leave in one submission.
     void fetch_all() noexcept;
-    [[nodiscard]] bool home() const noexcept { return tags_home_ == config_.depth; }
+    // Nothing is with the kernel, nor does the session do anything any more.
+    [[nodiscard]] bool home() const noexcept {
+        return tags_home_ == tags_.size() && session_scope_.idle();
+    }
     // The thread cannot go on: tells the owner.
     void fail(int code) noexcept;
-    // The reactor was destroyed before this queue: nothing is with the kernel any more.
-    void reactor_gone() noexcept { reactor_ = nullptr; }
+    // Requests that wait for operations of Io get ECANCELED for them.
+    void cancel_requests() noexcept { request_scope_.cancel_all(); }
+    // The reactor was closed before this queue: nothing is with the kernel any more.
+    void reactor_closed() noexcept;
+
+    // ---- Called by Commands ----
+
+    // The tag has a request. wants_data: a write whose data the kernel has not copied yet.
+    void arrived(Tag& tag, bool wants_data) noexcept;
+    // The kernel will not use the tag again: the device stops.
+    void retire(Tag& tag) noexcept;
+    // The kernel does not take what it must: the queue cannot go on.
+    void refused(const char* what, int code) noexcept;
+    // What a command names for the tag's data: an address, or a registered buffer.
+    [[nodiscard]] std::uint64_t command_address(const Tag& tag) const noexcept;
+    [[nodiscard]] const QueueConfig& config() const noexcept { return config_; }
+    [[nodiscard]] Reactor& reactor() noexcept { return with_.reactor; }
+    [[nodiscard]] FileSlot file() const noexcept { return file_; }
+    [[nodiscard]] std::deque<Tag>& tags() noexcept { return tags_; }
 
 private:
     friend class Tag;
-    Queue(const QueueConfig& config, std::shared_ptr<CharDevice> device, Reactor& reactor,
-          std::unique_ptr<Session> session, LiveCounters& counters,
-          std::shared_ptr<QueueOwner> owner) noexcept;
+    Queue(const QueueConfig& config, QueueSurroundings surroundings) noexcept;
 
+    Result<void> open();
     Result<void> map_memory();
     void make_tags();
-    void fetched(Tag& tag, std::int32_t result) noexcept;
-    void not_fetched(Tag& tag, std::int32_t result) noexcept;
+    void completed(Tag& tag, std::int32_t result) noexcept;
+    [[nodiscard]] bool decode(Tag& tag) noexcept;
+    [[nodiscard]] int refusal(const Request& request) const noexcept;
     void serve(Tag& tag) noexcept;
+    void place(Tag& tag) noexcept;
+    void serve_in_memory(Tag& tag) noexcept;
+    void serve_registered(Tag& tag) noexcept;
+    void register_buffer(Tag& tag) noexcept;
+    void registered(Tag& tag, std::int32_t result) noexcept;
     void start(Tag& tag, const Request& request) noexcept;
     void finish(Tag& tag, IoResult result) noexcept;
     void commit(Tag& tag, IoResult result) noexcept;
-    void submit(Tag& tag) noexcept;
-    [[nodiscard]] int refusal(const Request& request) const noexcept;
+    void session_idle() noexcept;
 
     const QueueConfig config_;
-    std::shared_ptr<CharDevice> device_;
-    Reactor* reactor_;
+    QueueSurroundings with_;
     FileSlot file_ = 0;
     bool file_registered_ = false;
-    std::unique_ptr<Session> session_;
-    LiveCounters& counters_;
-    std::shared_ptr<QueueOwner> owner_;  // also keeps counters_ alive
-    Mapping descriptors_;                // written by the kernel
+    bool reactor_closed_ = false;
+    bool failed_ = false;
+    std::uint32_t tags_home_ = 0;
+    Mapping descriptors_;  // written by the kernel
     Mapping buffers_;
     Mapping arenas_;
-    std::deque<Tag> tags_;  // never moves an element
-    std::uint32_t tags_home_ = 0;
-    bool failed_ = false;
+    std::uint16_t first_registered_ = 0;
+    bool buffers_reserved_ = false;
+    IoScope request_scope_;
+    IoScope session_scope_;
+    Arena session_arena_{nullptr, 0};  // its frames come from the heap: they are few and long-lived
+    Io session_io_{session_arena_, session_scope_};
+    std::unique_ptr<Session> session_;
+    std::unique_ptr<Commands> commands_;
+    std::deque<Tag> tags_;  // by index in this part of the queue; never moves an element
 };
 
 }  // namespace ashlar

@@ -14,7 +14,8 @@ namespace ashlar {
 namespace {
 
 constexpr unsigned kThreadsMax = 1024;
-constexpr unsigned kFilesPerThread = 1024;  // devices with a queue on one thread
+constexpr unsigned kFilesPerThread = 1024;     // devices with a queue on one thread
+constexpr unsigned kBuffersPerThread = 16384;  // their tags on the zero copy path
 
 // Signals are the business of the program's own threads.
 class BlockedSignals {
@@ -98,9 +99,10 @@ void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& optio
         ended_ = true;
     }
     // First the ring, so that the kernel touches no buffer any more, then what it used.
-    reactor_.reset();
-    for (auto& queue : queues_) queue->reactor_gone();
+    reactor_->close();
+    for (auto& queue : queues_) queue->reactor_closed();
     queues_.clear();
+    reactor_.reset();
 }
 
 void QueueThread::serve_queues() {
@@ -115,6 +117,12 @@ void QueueThread::drop_home_queues() {
     std::erase_if(queues_, [](const std::unique_ptr<Queue>& queue) { return queue->home(); });
 }
 
+void QueueThread::cancel_requests(DeviceId device) noexcept {
+    for (auto& queue : queues_) {
+        if (queue->config().device == device) queue->cancel_requests();
+    }
+}
+
 void QueueThread::pin_to(const std::vector<int>& cpus) noexcept {
     cpu_set_t set;
     CPU_ZERO(&set);
@@ -125,7 +133,7 @@ void QueueThread::pin_to(const std::vector<int>& cpus) noexcept {
     if (CPU_COUNT(&set) > 0) sched_setaffinity(0, sizeof(set), &set);
 }
 
-Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const Options& options,
+Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const ThreadOptions& options,
                                                                  Lifetime lifetime,
                                                                  const ReactorFactory& factory,
                                                                  const std::string& name) {
@@ -135,7 +143,9 @@ Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const Options& 
                                      .detail = "count must be 1 to 1024"});
     }
     ReactorOptions ring{.entries = options.entries,
-                        .files = lifetime == Lifetime::one_device ? 1 : kFilesPerThread};
+                        .files = lifetime == Lifetime::one_device ? 1 : kFilesPerThread,
+                        .buffers = options.buffers,
+                        .polling = options.polling};
     // A device's own rings end with it; shared ones outlive it.
     ring.register_files = lifetime == Lifetime::one_device ||
                           kernel::running_kernel_version() >= kernel::since::prompt_file_release;
@@ -158,8 +168,12 @@ void QueueThreadPool::quit_all() {
 }
 
 Result<std::shared_ptr<QueueThreads>> QueueThreads::create(Options options) {
-    auto pool = QueueThreadPool::create(options, QueueThreadPool::Lifetime::shared,
-                                        open_uring_reactor, "ashlar-q");
+    auto pool =
+        QueueThreadPool::create({.count = options.count,
+                                 .entries = options.entries,
+                                 .buffers = kBuffersPerThread,
+                                 .polling = options.polling},
+                                QueueThreadPool::Lifetime::shared, open_uring_reactor, "ashlar-q");
     if (!pool) return std::unexpected(pool.error());
     return std::shared_ptr<QueueThreads>(std::move(*pool));
 }

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -43,8 +44,11 @@ public:
 
     // The rest belongs to the thread itself.
     [[nodiscard]] Reactor& reactor() noexcept { return *reactor_; }
+    [[nodiscard]] OffloadPool& offload() noexcept { return offload_; }
     void adopt(std::unique_ptr<Queue> queue);
     void drop_home_queues();
+    // Of the device's queues on this thread: requests that wait for operations of Io fail.
+    void cancel_requests(DeviceId device) noexcept;
     static void pin_to(const std::vector<int>& cpus) noexcept;
 
 private:
@@ -55,6 +59,7 @@ private:
 
     QueueThreadPool* const pool_;
     std::unique_ptr<Reactor> reactor_;
+    OffloadPool offload_;
     std::vector<std::unique_ptr<Queue>> queues_;
     bool quit_ = false;
     std::mutex mutex_;   // guards ended_, and reactor_ against post() from other threads
@@ -62,12 +67,19 @@ private:
     std::thread thread_;
 };
 
+struct ThreadOptions {
+    unsigned count = 1;
+    unsigned entries = 256;
+    unsigned buffers = 0;  // slots for registered buffers
+    std::optional<SubmissionPolling> polling{};
+};
+
 // The public QueueThreads.
 class QueueThreadPool final : public QueueThreads {
 public:
     enum class Lifetime { one_device, shared };
     [[nodiscard]] static Result<std::shared_ptr<QueueThreadPool>> create(
-        const Options& options, Lifetime lifetime, const ReactorFactory& factory,
+        const ThreadOptions& options, Lifetime lifetime, const ReactorFactory& factory,
         const std::string& name);
 
     // The thread for the next queue, in turn.

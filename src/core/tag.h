@@ -1,14 +1,18 @@
 // Tag: one slot of a queue, and its state machine.
 //
 //   home -> with_kernel -> serving -> with_kernel -> ... -> home
+//                            |  ^
+//                            v  |
+//                         registering
 //
-// home: nobody uses it. with_kernel: a fetch (or commit-and-fetch) is submitted; the kernel may
-// write the buffer. serving: a request is ours; the session may use the buffer.
+// home: nobody uses it. with_kernel: it is fetched (or committed and fetched again); the kernel may
+// write the buffer. serving: a request is ours; the session may use the buffer. registering: the
+// driver makes the request's pages a registered buffer.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 
 #include <ashlar/io.h>
 #include <ashlar/task.h>
@@ -16,61 +20,77 @@
 
 #include "base/assert.h"
 #include "kernel/abi.h"
-#include "reactor/operation.h"
 
 namespace ashlar {
 
 class Queue;
+class IoScope;
 
-enum class TagState : std::uint8_t { home, with_kernel, serving };
+enum class TagState : std::uint8_t { home, with_kernel, serving, registering };
 
 class Tag final : public Operation {
 public:
-    Tag(Queue& queue, std::uint16_t index, std::byte* buffer, std::byte* arena,
-        std::size_t arena_size) noexcept
-        : queue_(queue), buffer_(buffer), index_(index), arena_(arena, arena_size) {}
+    struct Memory {
+        std::byte* buffer = nullptr;  // io_max bytes; null on the zero copy paths
+        std::byte* arena = nullptr;
+        std::size_t arena_bytes = 0;
+    };
+    Tag(Queue& queue, IoScope& scope, std::uint16_t index, std::uint16_t registered_index,
+        const Memory& memory) noexcept
+        : data(memory.buffer),
+          queue_(queue),
+          buffer_(memory.buffer),
+          index_(index),
+          registered_index_(registered_index),
+          arena_(memory.arena, memory.arena_bytes),
+          io_(arena_, scope) {}
     Tag(const Tag&) = delete;
     Tag& operator=(const Tag&) = delete;
     ~Tag() = default;
 
+    // Of the tag's own commands: see Queue::completed.
     void complete(std::int32_t result, std::uint32_t flags) noexcept override;
 
     // The transitions; each asserts that it is allowed.
-    void submitted() noexcept {
-        ASHLAR_ASSERT(state_ != TagState::with_kernel);
-        state_ = TagState::with_kernel;
-    }
-    void returned() noexcept {
-        ASHLAR_ASSERT(state_ == TagState::with_kernel);
-        state_ = TagState::serving;
-    }
-    void retired() noexcept {
-        ASHLAR_ASSERT(state_ == TagState::serving);
-        state_ = TagState::home;
-    }
+    void submitted() noexcept { move({TagState::home, TagState::serving}, TagState::with_kernel); }
+    void returned() noexcept { move({TagState::with_kernel}, TagState::serving); }
+    void registration_begun() noexcept { move({TagState::serving}, TagState::registering); }
+    void registration_ended() noexcept { move({TagState::registering}, TagState::serving); }
+    void retired() noexcept { move({TagState::with_kernel, TagState::serving}, TagState::home); }
 
     [[nodiscard]] TagState state() const noexcept { return state_; }
     [[nodiscard]] std::uint16_t index() const noexcept { return index_; }
+    [[nodiscard]] std::uint16_t registered_index() const noexcept { return registered_index_; }
     [[nodiscard]] std::byte* buffer() const noexcept { return buffer_; }
     [[nodiscard]] Queue& queue() const noexcept { return queue_; }
-
-    // Used by Queue while serving.
-    Request request;               // what the kernel asked for
-    Request flush;                 // what follows it when FUA is emulated
-    kernel::abi::IoCmd command{};  // as last submitted, to submit again when the kernel says so
-    std::uint32_t opcode = 0;
-    bool flush_after = false;  // FUA that the engine emulates
-    Task<> task{IoResult{}};   // when the session did not finish at once
-
     [[nodiscard]] Io& io() noexcept { return io_; }
 
+    // Used by Queue while serving.
+    Request request;           // what the kernel asked for
+    Request flush;             // what follows it when FUA is emulated
+    std::byte* data;           // where the request's bytes are or go, if that is memory
+    bool flush_after = false;  // FUA that the engine emulates
+    bool registered = false;   // by a command of ours, to be undone before the commit
+    Task<> task{};             // when the session did not finish at once
+    // Used by PerIoCommands.
+    kernel::abi::IoCmd command{};  // as last submitted, to submit again when the kernel says so
+    std::uint32_t opcode = 0;
+
 private:
+    void move(std::initializer_list<TagState> from, TagState to) noexcept {
+        bool allowed = false;
+        for (const TagState state : from) allowed |= state_ == state;
+        ASHLAR_ASSERT(allowed);
+        state_ = to;
+    }
+
     Queue& queue_;
     std::byte* buffer_;
     std::uint16_t index_;
+    std::uint16_t registered_index_;
     TagState state_ = TagState::home;
     Arena arena_;
-    Io io_{arena_};
+    Io io_;
 };
 
 }  // namespace ashlar

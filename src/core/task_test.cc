@@ -124,7 +124,9 @@ TEST(Task, MovesWithItsCoroutine) {
 TEST(Task, MayBeDestroyedBeforeItEnds) {
     Tag tag;
     Gate gate;
-    { const Task<> task = nested(tag.io, gate, 3); }
+    {
+        const Task<> task = nested(tag.io, gate, 3);
+    }
     EXPECT_EQ(tag.arena.used(), 0U) << "with those it waited for";
 }
 

@@ -35,10 +35,8 @@ struct ValueRow {
     long long kernel;
     long long ours;
 };
-#define VALUE(kernel_name, our_name)                                                            \
-    ValueRow {                                                                                  \
-#kernel_name, static_cast < long long>(kernel_name), static_cast < long long>(our_name) \
-    }
+#define VALUE(kernel_name, our_name) \
+    ValueRow { #kernel_name, static_cast<long long>(kernel_name), static_cast<long long>(our_name) }
 
 const ValueRow values[] = {
     VALUE(UBLK_CMD_GET_QUEUE_AFFINITY, abi::cmd_get_queue_affinity),
@@ -203,7 +201,7 @@ struct StructureRow {
 };
 #define STRUCTURE(kernel_name, our_name)                                           \
     StructureRow {                                                                 \
-#kernel_name, sizeof(kernel_name), sizeof(our_name), alignof(kernel_name), \
+        #kernel_name, sizeof(kernel_name), sizeof(our_name), alignof(kernel_name), \
             alignof(our_name)                                                      \
     }
 
@@ -235,7 +233,7 @@ struct FieldRow {
 };
 #define FIELD(kernel_name, our_name, field)                                            \
     FieldRow {                                                                         \
-#kernel_name, #field, offsetof(kernel_name, field), offsetof(our_name, field), \
+        #kernel_name, #field, offsetof(kernel_name, field), offsetof(our_name, field), \
             sizeof(kernel_name::field), sizeof(our_name::field)                        \
     }
 

@@ -8,7 +8,8 @@ namespace ashlar::kernel {
 
 namespace {
 
-constexpr std::uint32_t block_size_max = 4096;            // the smallest page of any kernel
+constexpr std::uint32_t block_size_max = 4096;  // the smallest page of any kernel
+constexpr std::uint32_t segment_size_min = 4096;
 constexpr std::uint32_t preferred_size_max = 256U << 20;  // the driver's limit, in bytes
 constexpr unsigned preferred_shift_max = 28;              // the same, as a shift
 constexpr std::uint32_t discard_granularity_default = 4096;
@@ -263,6 +264,21 @@ std::expected<void, std::string> validate_geometry(const Geometry& geometry) {
     }
     if (geometry.write_zeroes_max % block != 0) {
         return refuse("write_zeroes_max", geometry.write_zeroes_max, multiple_allowed);
+    }
+    const auto zero_or_power = [](std::uint64_t bytes, std::uint64_t least, std::uint64_t most) {
+        return bytes == 0 || (std::has_single_bit(bytes) && bytes >= least && bytes <= most);
+    };
+    if (!zero_or_power(geometry.dma_alignment, 1, segment_size_min)) {
+        return refuse("DMA alignment", geometry.dma_alignment,
+                      "it must be 0 or a power of two up to 4096");
+    }
+    if (geometry.segment_max != 0 && geometry.segment_max < segment_size_min) {
+        return refuse("largest segment", geometry.segment_max, "it must be 0 or at least 4096");
+    }
+    constexpr std::uint64_t boundary_most = std::uint64_t{1} << 63;
+    if (!zero_or_power(geometry.segment_boundary, segment_size_min, boundary_most)) {
+        return refuse("segment boundary", geometry.segment_boundary,
+                      "it must be 0 or a power of two of at least 4096");
     }
     return {};
 }

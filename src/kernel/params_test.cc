@@ -216,7 +216,7 @@ TEST(DecodeParams, BlocksNotWhollyInsideAreNotGiven) {
 
 TEST(DecodeParams, RefusesNonsense) {
     const abi::Params good = encode_params(disk, {}, options);
-    for (std::uint8_t abi::ParamBasic::*shift :
+    for (std::uint8_t abi::ParamBasic::* shift :
          {&abi::ParamBasic::logical_bs_shift, &abi::ParamBasic::physical_bs_shift,
           &abi::ParamBasic::io_min_shift, &abi::ParamBasic::io_opt_shift}) {
         abi::Params params = good;

@@ -1,7 +1,10 @@
-// The reactor over a real io_uring. The only file that sees liburing.
+// The reactor over a real io_uring. Only files of this name see liburing.
 #include <liburing.h>
 #include <sys/eventfd.h>
+#include <algorithm>
 #include <array>
+#include <atomic>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
@@ -12,11 +15,18 @@
 #include "base/assert.h"
 #include "base/fd.h"
 #include "reactor/reactor.h"
+#include "reactor/uring_buffer_group.h"
 
 namespace ashlar {
 namespace {
 
 constexpr unsigned kEntriesMax = 32'768;
+constexpr unsigned kBuffersMax = 16'384;
+// Of a multishot command, in SQE::uring_cmd_flags; newer than the header.
+constexpr std::uint32_t kCommandMultishot = 1U << 1;
+static_assert(completion::has_buffer == IORING_CQE_F_BUFFER);
+static_assert(completion::more == IORING_CQE_F_MORE);
+static_assert(completion::notification == IORING_CQE_F_NOTIF);
 // After a round that the kernel refused for want of memory.
 constexpr timespec kBackOff{.tv_sec = 0, .tv_nsec = 1'000'000};
 
@@ -36,33 +46,48 @@ Error ring_error(int code) {
     return error;
 }
 
+// The flags to try, best first. SINGLE_ISSUER is 6.0, DEFER_TASKRUN 6.1; a kernel that does not
+// know a flag answers EINVAL. Control moves between threads, so it goes without.
+std::span<const unsigned> setup_flags(const ReactorOptions& options) {
+    static constexpr std::array<unsigned, 3> queue = {
+        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN, 0};
+    static constexpr std::array<unsigned, 2> polled = {
+        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_SQPOLL, IORING_SETUP_SQPOLL};
+    static constexpr std::array<unsigned, 1> control = {IORING_SETUP_SQE128};
+    if (options.control_commands) return control;
+    return options.polling ? std::span<const unsigned>(polled) : queue;
+}
+
+io_uring_params setup_params(const ReactorOptions& options, unsigned flags) {
+    io_uring_params params{};
+    params.flags = flags | IORING_SETUP_CLAMP;
+    if (!options.polling) return params;
+    params.sq_thread_idle = static_cast<unsigned>(options.polling->idle.count());
+    if (options.polling->cpu) {
+        params.flags |= IORING_SETUP_SQ_AFF;
+        params.sq_thread_cpu = *options.polling->cpu;
+    }
+    return params;
+}
+
 class UringReactor final : public Reactor {
 public:
     explicit UringReactor(const ReactorOptions& options)
-        : control_(options.control_commands),
-          file_flags_(options.register_files ? std::uint8_t{IOSQE_FIXED_FILE} : std::uint8_t{0}),
-          free_files_(options.files) {
+        : file_flags_(options.register_files ? std::uint8_t{IOSQE_FIXED_FILE} : std::uint8_t{0}),
+          polled_(options.polling.has_value()),
+          free_files_(options.files),
+          buffers_used_(std::min(options.buffers, kBuffersMax)) {
         for (unsigned i = 0; i < options.files; ++i) free_files_[i] = options.files - 1 - i;
     }
 
-    ~UringReactor() override {
-        if (open_) io_uring_queue_exit(&ring_);
-    }
+    ~UringReactor() override { close(); }
 
     // Called once, on the thread that will use the reactor.
     int open(const ReactorOptions& options) {
-        // The newest set-up first. SINGLE_ISSUER is 6.0, DEFER_TASKRUN 6.1; a kernel that does not
-        // know a flag answers EINVAL. Control moves between threads, so it goes without.
-        constexpr std::array<unsigned, 3> queue_flags = {
-            IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-            IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN, 0};
-        constexpr std::array<unsigned, 1> control_flags = {IORING_SETUP_SQE128};
-        const std::span<const unsigned> attempts =
-            control_ ? std::span<const unsigned>(control_flags) : queue_flags;
         int result = -EINVAL;
-        for (const unsigned flags : attempts) {
-            io_uring_params params{};
-            params.flags = flags | IORING_SETUP_CLAMP;
+        for (const unsigned flags : setup_flags(options)) {
+            io_uring_params params = setup_params(options, flags);
             result = io_uring_queue_init_params(options.entries, &ring_, &params);
             if (result != -EINVAL) break;
         }
@@ -70,13 +95,18 @@ public:
         open_ = true;
         io_uring_ring_dontfork(&ring_);
         // Saves a lookup a system call, on this thread only; kernels before 5.18 do without.
-        if (!control_) io_uring_register_ring_fd(&ring_);
+        if (!options.control_commands) io_uring_register_ring_fd(&ring_);
         result = io_uring_register_files_sparse(&ring_, options.files);
         if (result < 0) return -result;
         wake_ = Fd(eventfd(0, EFD_CLOEXEC));
         if (!wake_.valid()) return errno;
         await_wake();
         return 0;
+    }
+
+    void close() noexcept override {
+        if (open_) io_uring_queue_exit(&ring_);
+        open_ = false;
     }
 
     Result<FileSlot> register_file(int fd) override {
@@ -100,25 +130,115 @@ public:
         free_files_.push_back(file);
     }
 
+    Result<std::uint16_t> reserve_buffers(unsigned count) override {
+        const auto refused = [](int code) {
+            return std::unexpected(
+                Error{.operation = "register buffers",
+                      .code = code,
+                      .hint = "use more threads, less depth, or a data path without zero copy"});
+        };
+        if (!buffer_table_) {
+            const auto slots = static_cast<unsigned>(buffers_used_.size());
+            const int result = slots == 0 ? -ENOSPC : register_sparse(slots);
+            if (result < 0) return refused(-result);
+            buffer_table_ = true;
+        }
+        const auto first = std::search_n(buffers_used_.begin(), buffers_used_.end(),
+                                         static_cast<std::ptrdiff_t>(count), false);
+        if (first == buffers_used_.end()) return refused(ENOSPC);
+        std::fill_n(first, count, true);
+        return static_cast<std::uint16_t>(first - buffers_used_.begin());
+    }
+
+    void release_buffers(std::uint16_t first, unsigned count) noexcept override {
+        std::fill_n(buffers_used_.begin() + first, count, false);
+    }
+
+    Result<std::uint16_t> open_buffer_group(std::span<std::byte> memory, unsigned count) override {
+        ASHLAR_ASSERT(std::has_single_bit(count) && count <= 32'768);
+        const auto free = std::find_if(groups_.begin(), groups_.end(),
+                                       [](const auto& group) { return !group.has_value(); });
+        const auto id = static_cast<std::uint16_t>(free - groups_.begin());
+        auto& group = free == groups_.end() ? groups_.emplace_back() : *free;
+        group.emplace(memory, count);
+        if (const int code = group->open(ring_, id); code != 0) {
+            group.reset();
+            return std::unexpected(Error{.operation = "provide buffers", .code = code});
+        }
+        return id;
+    }
+
+    void recycle_buffer(std::uint16_t group, std::uint16_t buffer) noexcept override {
+        groups_[group]->add(buffer);
+    }
+
+    void close_buffer_group(std::uint16_t group) noexcept override {
+        if (open_) io_uring_unregister_buf_ring(&ring_, group);
+        groups_[group].reset();
+    }
+
     void io_command(FileSlot file, std::uint32_t opcode, const kernel::abi::IoCmd& command,
                     Operation& operation) noexcept override {
+        fill_io_command(file, opcode, command, &operation, file_flags_);
+    }
+
+    void silent_io_command(FileSlot file, std::uint32_t opcode,
+                           const kernel::abi::IoCmd& command) noexcept override {
+        fill_io_command(file, opcode, command, nullptr,
+                        static_cast<std::uint8_t>(file_flags_ | IOSQE_CQE_SKIP_SUCCESS));
+    }
+
+    void batch_command(FileSlot file, std::uint32_t opcode, const kernel::abi::BatchIo& command,
+                       const std::byte* elements, Operation& operation) noexcept override {
         io_uring_sqe* sqe = next_sqe();
-        fill_command(sqe, static_cast<int>(file), opcode, operation);
+        fill_command(sqe, static_cast<int>(file), opcode, &operation);
         sqe->flags = file_flags_;
-        // The command lies in the last 16 bytes of an ordinary entry.
+        sqe->addr = reinterpret_cast<std::uintptr_t>(elements);
+        std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
+    }
+
+    void batch_fetch(FileSlot file, std::uint32_t opcode, const kernel::abi::BatchIo& command,
+                     std::uint16_t group, Operation& operation) noexcept override {
+        io_uring_sqe* sqe = next_sqe();
+        fill_command(sqe, static_cast<int>(file), opcode, &operation);
+        sqe->flags = static_cast<std::uint8_t>(file_flags_ | IOSQE_BUFFER_SELECT);
+        sqe->rw_flags = static_cast<int>(kCommandMultishot);
+        sqe->buf_group = group;
         std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
     }
 
     void control_command(int fd, std::uint32_t opcode, const kernel::abi::CtrlCmd& command,
                          Operation& operation) noexcept override {
         io_uring_sqe* sqe = next_sqe();
-        fill_command(sqe, fd, opcode, operation);
+        fill_command(sqe, fd, opcode, &operation);
         sqe->flags = 0;
         std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
     }
 
+    void submit(const Submission& submission, Operation& operation) noexcept override {
+        const bool bounded = submission.kind != Submission::Kind::sleep &&
+                             (submission.time.seconds != 0 || submission.time.nanoseconds != 0);
+        // A bound is an entry of its own that must leave together with what it bounds.
+        if (bounded) make_room(2);
+        io_uring_sqe* sqe = next_sqe();
+        fill(sqe, submission);
+        sqe->user_data = reinterpret_cast<std::uintptr_t>(&operation);
+        if (!bounded) return;
+        sqe->flags |= IOSQE_IO_LINK;
+        io_uring_sqe* bound = next_sqe();
+        io_uring_prep_rw(IORING_OP_LINK_TIMEOUT, bound, -1, &submission.time, 1, 0);
+        bound->user_data = 0;
+    }
+
+    void cancel(Operation& operation) noexcept override {
+        io_uring_sqe* sqe = next_sqe();
+        io_uring_prep_rw(IORING_OP_ASYNC_CANCEL, sqe, -1, &operation, 0, 0);
+        sqe->user_data = 0;
+    }
+
     int run_once(std::optional<std::chrono::milliseconds> timeout) noexcept override {
         ++rounds_;
+        run_hooks();
         const int result =
             timeout ? submit_and_wait(*timeout) : io_uring_submit_and_wait(&ring_, 1);
         const bool any = reap();
@@ -135,14 +255,22 @@ public:
         }
     }
 
-    void post(std::move_only_function<void()> call) override {
-        {
-            const std::lock_guard lock(mutex_);
-            posted_.push_back(std::move(call));
-        }
+    void wake(Woken& woken) noexcept override {
+        Woken* head = woken_.load(std::memory_order_relaxed);
+        do {
+            woken.next_woken = head;
+        } while (!woken_.compare_exchange_weak(head, &woken, std::memory_order_release,
+                                               std::memory_order_relaxed));
+        if (head != nullptr) return;  // whoever came first has rung
         const std::uint64_t one = 1;
         // Cannot fail: the counter cannot overflow and the descriptor is ours.
         ASHLAR_ASSERT(write(wake_.get(), &one, sizeof(one)) == sizeof(one));
+    }
+
+    void post(std::move_only_function<void()> call) override {
+        const std::lock_guard lock(mutex_);
+        posted_.push_back(std::move(call));
+        if (posted_.size() == 1) wake(posted_woken_);
     }
 
 private:
@@ -151,7 +279,7 @@ private:
     public:
         explicit Wake(UringReactor& reactor) : reactor_(reactor) {}
         void complete(std::int32_t, std::uint32_t) noexcept override {
-            reactor_.run_posted();
+            reactor_.tell_woken();
             reactor_.await_wake();
         }
 
@@ -159,8 +287,22 @@ private:
         UringReactor& reactor_;
     };
 
+    class Posted final : public Woken {
+    public:
+        explicit Posted(UringReactor& reactor) : reactor_(reactor) {}
+        void woken() noexcept override { reactor_.run_posted(); }
+
+    private:
+        UringReactor& reactor_;
+    };
+
+    int register_sparse(unsigned slots) noexcept {
+        const int result = io_uring_register_buffers_sparse(&ring_, slots);
+        return result == -EINVAL ? -EOPNOTSUPP : result;
+    }
+
     static void fill_command(io_uring_sqe* sqe, int fd, std::uint32_t opcode,
-                             Operation& operation) noexcept {
+                             Operation* operation) noexcept {
         sqe->opcode = IORING_OP_URING_CMD;
         sqe->ioprio = 0;
         sqe->fd = fd;
@@ -168,19 +310,83 @@ private:
         sqe->addr = 0;
         sqe->len = 0;
         sqe->rw_flags = 0;
-        sqe->user_data = reinterpret_cast<std::uintptr_t>(&operation);
+        sqe->user_data = reinterpret_cast<std::uintptr_t>(operation);
         sqe->buf_index = 0;
         sqe->personality = 0;
         sqe->file_index = 0;
     }
 
+    void fill_io_command(FileSlot file, std::uint32_t opcode, const kernel::abi::IoCmd& command,
+                         Operation* operation, std::uint8_t flags) noexcept {
+        io_uring_sqe* sqe = next_sqe();
+        fill_command(sqe, static_cast<int>(file), opcode, operation);
+        sqe->flags = flags;
+        // The command lies in the last 16 bytes of an ordinary entry.
+        std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
+    }
+
+    // A transfer to or from memory or a registered buffer.
+    static void fill_transfer(io_uring_sqe* sqe, std::uint8_t opcode, std::uint8_t fixed_opcode,
+                              const Submission& what) noexcept {
+        const Buffer& buffer = what.buffer;
+        const auto* address =
+            reinterpret_cast<const void*>(static_cast<std::uintptr_t>(buffer.address()));
+        io_uring_prep_rw(buffer.is_memory() ? opcode : fixed_opcode, sqe, what.fd, address,
+                         buffer.length(), what.offset);
+        if (!buffer.is_memory()) sqe->buf_index = buffer.index();
+        sqe->rw_flags = static_cast<int>(what.flags);  // also msg_flags
+    }
+
+    static void fill(io_uring_sqe* sqe, const Submission& what) noexcept {
+        using Kind = Submission::Kind;
+        const auto length = static_cast<unsigned>(what.length);
+        switch (what.kind) {
+            case Kind::read: return fill_transfer(sqe, IORING_OP_READ, IORING_OP_READ_FIXED, what);
+            case Kind::write:
+                return fill_transfer(sqe, IORING_OP_WRITE, IORING_OP_WRITE_FIXED, what);
+            case Kind::recv: return fill_transfer(sqe, IORING_OP_RECV, IORING_OP_READ_FIXED, what);
+            case Kind::send: return fill_transfer(sqe, IORING_OP_SEND, IORING_OP_WRITE_FIXED, what);
+            case Kind::send_zero_copy:
+                fill_transfer(sqe, IORING_OP_SEND_ZC, IORING_OP_SEND_ZC, what);
+                if (!what.buffer.is_memory()) sqe->ioprio = IORING_RECVSEND_FIXED_BUF;
+                return;
+            case Kind::readv:
+                return io_uring_prep_rw(IORING_OP_READV, sqe, what.fd, what.address, length,
+                                        what.offset);
+            case Kind::writev:
+                return io_uring_prep_rw(IORING_OP_WRITEV, sqe, what.fd, what.address, length,
+                                        what.offset);
+            case Kind::fsync: return io_uring_prep_fsync(sqe, what.fd, 0);
+            case Kind::fdatasync: return io_uring_prep_fsync(sqe, what.fd, IORING_FSYNC_DATASYNC);
+            case Kind::fallocate:
+                io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, what.fd, nullptr, what.flags,
+                                 what.offset);
+                sqe->addr = what.length;
+                return;
+            case Kind::connect:
+                return io_uring_prep_rw(IORING_OP_CONNECT, sqe, what.fd, what.address, 0,
+                                        what.length);
+            case Kind::poll: return io_uring_prep_poll_add(sqe, what.fd, what.flags);
+            case Kind::sleep: return io_uring_prep_rw(IORING_OP_TIMEOUT, sqe, -1, &what.time, 1, 0);
+        }
+        io_uring_prep_nop(sqe);
+    }
+
+    // Hands over what is queued until `count` entries are free.
+    void make_room(unsigned count) noexcept {
+        while (io_uring_sq_space_left(&ring_) < count) {
+            // The kernel may be short of memory for a while; a polling thread may be busy.
+            if (io_uring_submit(&ring_) < 0) nanosleep(&kBackOff, nullptr);
+            if (polled_) io_uring_sqring_wait(&ring_);
+        }
+    }
+
     io_uring_sqe* next_sqe() noexcept {
         io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-        while (sqe == nullptr) [[unlikely]] {
-                // Full: hand over what is there. The kernel may be short of memory for a while.
-                if (io_uring_submit(&ring_) < 0) nanosleep(&kBackOff, nullptr);
-                sqe = io_uring_get_sqe(&ring_);
-            }
+        if (sqe == nullptr) [[unlikely]] {
+            make_room(1);
+            sqe = io_uring_get_sqe(&ring_);
+        }
         return sqe;
     }
 
@@ -203,7 +409,8 @@ private:
             ++count;
             auto* operation =
                 reinterpret_cast<Operation*>(static_cast<std::uintptr_t>(cqe->user_data));
-            operation->complete(cqe->res, cqe->flags);
+            // Null: bounds and cancellations, whose effect is seen elsewhere.
+            if (operation != nullptr) operation->complete(cqe->res, cqe->flags);
         }
         io_uring_cq_advance(&ring_, count);
         return count > 0;
@@ -214,6 +421,20 @@ private:
         io_uring_prep_read(sqe, wake_.get(), &wake_count_, sizeof(wake_count_), 0);
         sqe->user_data =
             reinterpret_cast<std::uintptr_t>(static_cast<Operation*>(&wake_operation_));
+    }
+
+    void tell_woken() noexcept {
+        Woken* last = woken_.exchange(nullptr, std::memory_order_acquire);
+        Woken* first = nullptr;
+        while (last != nullptr) {
+            Woken* next = std::exchange(last->next_woken, first);
+            first = std::exchange(last, next);
+        }
+        while (first != nullptr) {
+            Woken* next = first->next_woken;
+            first->woken();  // may be its end
+            first = next;
+        }
     }
 
     void run_posted() {
@@ -227,12 +448,17 @@ private:
 
     io_uring ring_{};
     bool open_ = false;
-    const bool control_;
     const std::uint8_t file_flags_;  // of every command: whether a slot is one, or a descriptor
+    const bool polled_;
     std::vector<FileSlot> free_files_;
+    std::vector<bool> buffers_used_;
+    bool buffer_table_ = false;
+    std::vector<std::optional<BufferGroup>> groups_;
     Fd wake_;
     std::uint64_t wake_count_ = 0;
     Wake wake_operation_{*this};
+    std::atomic<Woken*> woken_ = nullptr;  // the latest first
+    Posted posted_woken_{*this};
     std::mutex mutex_;
     std::vector<std::move_only_function<void()>> posted_;  // guarded by mutex_
 };

@@ -32,6 +32,7 @@ public:
         std::memcpy(bytes_ + offset, from.data(), from.size());
         return {};
     }
+    std::byte* locate(Range range) noexcept { return bytes_ + range.offset; }
     IoResult discard(Range range) { return release(range); }
     IoResult write_zeroes(Range range, bool no_unmap) {
         if (!no_unmap) return release(range);

@@ -1,4 +1,4 @@
-#include <ashlar/io.h>
+#include <ashlar/arena.h>
 
 #include <cstdint>
 #include <new>

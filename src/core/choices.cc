@@ -1,0 +1,191 @@
+#include "core/choices.h"
+
+#include <array>
+#include <cerrno>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "kernel/features.h"
+
+namespace ashlar {
+namespace {
+
+namespace abi = kernel::abi;
+
+constexpr std::array kPaths = {DataPath::zero_copy, DataPath::zero_copy_manual, DataPath::user_copy,
+                               DataPath::get_data, DataPath::copy};
+
+// What ADD_DEV is asked for.
+std::uint64_t features_of(DataPath path) noexcept {
+    switch (path) {
+        // Manual registration is what a request falls back to.
+        case DataPath::zero_copy: return abi::f_auto_buf_reg | abi::f_support_zero_copy;
+        case DataPath::zero_copy_manual: return abi::f_support_zero_copy;
+        case DataPath::user_copy: return abi::f_user_copy;
+        case DataPath::get_data: return abi::f_need_get_data;
+        default: return 0;
+    }
+}
+
+bool has(std::uint64_t offered, std::uint64_t wanted) noexcept {
+    return (offered & wanted) == wanted;
+}
+
+bool is_zero_copy(DataPath path) noexcept {
+    return path == DataPath::zero_copy || path == DataPath::zero_copy_manual;
+}
+
+// The release in which the last of the features came.
+std::string since(std::uint64_t features) {
+    kernel::KernelVersion latest{};
+    for (const kernel::FeatureInfo& feature : kernel::all_features()) {
+        if ((feature.flag & features) != 0 && feature.since > latest) latest = feature.since;
+    }
+    return to_string(latest);
+}
+
+std::string list_paths(const ChoiceRequest& request) {
+    std::string names = "auto";
+    for (const DataPath path : kPaths) {
+        if (!has(request.offered, features_of(path))) continue;
+        if (is_zero_copy(path) && request.access != DataAccess::routes) continue;
+        names += ", " + std::string(name(path));
+    }
+    return names;
+}
+
+std::unexpected<Error> refuse(int code, std::string detail, std::string hint) {
+    return std::unexpected(Error{.operation = "choose how to move data",
+                                 .code = code,
+                                 .detail = std::move(detail),
+                                 .hint = std::move(hint)});
+}
+
+Result<void> check_path(const ChoiceRequest& request, DataPath path) {
+    const std::string wanted = "data path " + std::string(name(path));
+    if (is_zero_copy(path) && request.access != DataAccess::routes) {
+        return refuse(EINVAL, wanted + ": this backend works on the bytes themselves",
+                      "use one of: " + list_paths(request));
+    }
+    if (!has(request.offered, features_of(path))) {
+        return refuse(EOPNOTSUPP,
+                      wanted + " needs kernel " + since(features_of(path)) + " or newer",
+                      "use one of: " + list_paths(request));
+    }
+    return {};
+}
+
+struct Pick {
+    DataPath path = DataPath::copy;
+    std::string_view why;
+};
+
+// As measured; see docs/tuning.md.
+Pick pick_path(const ChoiceRequest& request) {
+    switch (request.access) {
+        case DataAccess::routes:
+            if (has(request.offered, features_of(DataPath::zero_copy))) {
+                return {DataPath::zero_copy,
+                        "the backend only passes data on, and this kernel registers its pages"};
+            }
+            return {DataPath::copy, "zero copy with automatic registration needs kernel 6.16"};
+        case DataAccess::holds:
+            if (has(request.offered, features_of(DataPath::user_copy))) {
+                return {DataPath::user_copy, "one copy, to and from the backend's own memory"};
+            }
+            return {DataPath::copy, "user copy needs kernel 6.5"};
+        case DataAccess::sees: break;
+    }
+    return {DataPath::copy, "the backend works on the bytes themselves"};
+}
+
+Result<void> choose_path(const ChoiceRequest& request, DeviceChoices& choices) {
+    if (request.data_path == DataPath::automatic) {
+        const Pick pick = pick_path(request);
+        choices.data_path = pick.path;
+        choices.data_path_reason = pick.why;
+        return {};
+    }
+    choices.data_path = request.data_path;
+    choices.data_path_reason = "asked for";
+    if (request.data_path == DataPath::zero_copy &&
+        !has(request.offered, features_of(DataPath::zero_copy)) &&
+        has(request.offered, features_of(DataPath::zero_copy_manual))) {
+        choices.data_path = DataPath::zero_copy_manual;
+        choices.data_path_reason = "asked for; automatic registration needs kernel " +
+                                   since(features_of(DataPath::zero_copy));
+    }
+    return check_path(request, choices.data_path);
+}
+
+Result<void> choose_commands(const ChoiceRequest& request, DeviceChoices& choices) {
+    choices.commands = CommandStyle::per_io;
+    if (request.commands == CommandStyle::automatic) {
+        choices.commands_reason = "a command for each request is the faster one";
+        return {};
+    }
+    choices.commands_reason = "asked for";
+    if (request.commands == CommandStyle::per_io) return {};
+    choices.commands = CommandStyle::batch;
+    if (!has(request.offered, abi::f_batch_io)) {
+        return refuse(EOPNOTSUPP,
+                      "batch commands need kernel " + since(abi::f_batch_io) + " or newer",
+                      "use per-io");
+    }
+    if (choices.data_path == DataPath::get_data) {
+        return refuse(EINVAL, "the kernel has no batch commands with data path get-data",
+                      "use per-io, or another data path");
+    }
+    if (request.threads_per_queue > 1) {
+        return refuse(EINVAL, "batch commands are for one thread per queue", "use per-io");
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<Choice> choose(const ChoiceRequest& request) {
+    Choice choice;
+    if (auto chosen = choose_path(request, choice.choices); !chosen) {
+        return std::unexpected(chosen.error());
+    }
+    if (auto chosen = choose_commands(request, choice.choices); !chosen) {
+        return std::unexpected(chosen.error());
+    }
+    choice.features = features_of(choice.choices.data_path);
+    if (choice.choices.commands == CommandStyle::batch) choice.features |= abi::f_batch_io;
+    if (request.threads_per_queue > 1) {
+        if (!has(request.offered, abi::f_per_io_daemon)) {
+            return refuse(EOPNOTSUPP,
+                          "several threads per queue need kernel " + since(abi::f_per_io_daemon) +
+                              " or newer",
+                          "use one");
+        }
+        choice.features |= abi::f_per_io_daemon;
+    }
+    return choice;
+}
+
+std::string_view name(DataPath path) noexcept {
+    switch (path) {
+        case DataPath::automatic: return "auto";
+        case DataPath::zero_copy: return "zero-copy";
+        case DataPath::zero_copy_manual: return "zero-copy-manual";
+        case DataPath::user_copy: return "user-copy";
+        case DataPath::get_data: return "get-data";
+        case DataPath::copy: return "copy";
+    }
+    return "unknown";
+}
+
+std::string_view name(CommandStyle style) noexcept {
+    switch (style) {
+        case CommandStyle::automatic: return "auto";
+        case CommandStyle::per_io: return "per-io";
+        case CommandStyle::batch: return "batch";
+    }
+    return "unknown";
+}
+
+}  // namespace ashlar

@@ -1,0 +1,29 @@
+// Which data path and which commands a device uses: what was asked for, what the kernel offers and
+// what the backend can. A pure function, so that every combination is tested without a kernel.
+#pragma once
+
+#include <cstdint>
+
+#include <ashlar/device.h>
+#include <ashlar/result.h>
+
+namespace ashlar {
+
+struct ChoiceRequest {
+    DataPath data_path = DataPath::automatic;
+    CommandStyle commands = CommandStyle::automatic;
+    std::uint16_t threads_per_queue = 1;
+    DataAccess access = DataAccess::sees;
+    std::uint64_t offered = 0;  // UBLK_F_* of the running kernel
+};
+
+struct Choice {
+    DeviceChoices choices;       // nothing is `automatic` here
+    std::uint64_t features = 0;  // UBLK_F_* to ask for, and to insist on
+};
+
+// Errors: EOPNOTSUPP (the kernel has it not; names the release that does, and what there is),
+// EINVAL (the backend or the combination cannot).
+[[nodiscard]] Result<Choice> choose(const ChoiceRequest& request);
+
+}  // namespace ashlar

@@ -1,0 +1,58 @@
+// Commands: how a queue's requests are fetched from the driver and their results committed.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include <ashlar/device.h>
+
+#include "core/tag.h"
+
+namespace ashlar {
+
+class Queue;
+
+// What a queue and its commands need to know of the device; constant while it serves.
+struct QueueConfig {
+    DeviceId device = 0;
+    std::uint16_t index = 0;
+    std::uint16_t depth = 0;      // of the whole queue
+    std::uint16_t first_tag = 0;  // this thread's part of it: first_tag, + tag_step, ...
+    std::uint16_t tag_step = 1;
+    std::uint32_t io_max = 0;
+    bool ioctl_commands = true;  // else the legacy opcodes of kernels before 6.4
+    DataPath data_path = DataPath::copy;
+    CommandStyle commands = CommandStyle::per_io;
+    DataAccess access = DataAccess::sees;
+    Capabilities capabilities{};
+
+    [[nodiscard]] std::uint16_t tags() const noexcept {
+        return static_cast<std::uint16_t>((depth - first_tag + tag_step - 1) / tag_step);
+    }
+    [[nodiscard]] bool zero_copy() const noexcept {
+        return data_path == DataPath::zero_copy || data_path == DataPath::zero_copy_manual;
+    }
+};
+
+// Thread: the queue's. The queue is told by Queue::arrived, Queue::retire and Queue::refused.
+class Commands {
+public:
+    Commands() = default;
+    Commands(const Commands&) = delete;
+    Commands& operator=(const Commands&) = delete;
+    virtual ~Commands() = default;
+
+    // Every tag of the queue goes to the kernel, in one submission.
+    virtual void fetch_all() noexcept = 0;
+    // result: as the kernel wants it. The tag is serving, and goes back to the kernel.
+    virtual void commit(Tag& tag, std::int32_t result) noexcept = 0;
+    // DataPath::get_data: the data of a write shall go to tag.data; the tag then arrives again.
+    virtual void get_data(Tag& tag) noexcept = 0;
+    // A tag's own command completed (Tag::complete) while it was with the kernel.
+    virtual void completed(Tag& tag, std::int32_t result) noexcept = 0;
+};
+
+[[nodiscard]] Result<std::unique_ptr<Commands>> open_per_io_commands(Queue& queue);
+[[nodiscard]] Result<std::unique_ptr<Commands>> open_batch_commands(Queue& queue);
+
+}  // namespace ashlar

@@ -1,0 +1,61 @@
+#include "core/device_options.h"
+
+#include <cerrno>
+#include <string>
+#include <utility>
+
+#include <ashlar/backend.h>
+
+#include "kernel/codec.h"
+
+namespace ashlar {
+namespace {
+
+constexpr std::uint32_t kIoMaxLeast = 4096;
+constexpr std::uint32_t kIoMaxMost = 32U << 20;
+
+Error invalid(std::string detail) {
+    return Error{.operation = "check settings", .code = EINVAL, .detail = std::move(detail)};
+}
+
+}  // namespace
+
+Result<void> check_geometry(const Geometry& geometry) {
+    if (auto valid = kernel::validate_geometry(geometry); !valid) {
+        return std::unexpected(invalid(valid.error()));
+    }
+    return {};
+}
+
+Result<void> check_device_options(const DeviceOptions& options, const Geometry& geometry) {
+    if (options.queues == 0 || options.queues > kernel::abi::max_nr_queues) {
+        return std::unexpected(
+            invalid("queues is " + std::to_string(options.queues) + "; allowed are 1 to 4096"));
+    }
+    if (options.depth == 0 || options.depth > kernel::abi::max_queue_depth) {
+        return std::unexpected(
+            invalid("depth is " + std::to_string(options.depth) + "; allowed are 1 to 4096"));
+    }
+    if (options.io_max < kIoMaxLeast || options.io_max > kIoMaxMost ||
+        options.io_max % kIoMaxLeast != 0) {
+        return std::unexpected(invalid("io_max is " + std::to_string(options.io_max) +
+                                       " bytes; allowed are multiples of 4096 up to 33554432"));
+    }
+    if (options.threads_per_queue == 0 || options.threads_per_queue > options.depth) {
+        return std::unexpected(
+            invalid("threads per queue is " + std::to_string(options.threads_per_queue) +
+                    "; allowed are 1 to the depth, " + std::to_string(options.depth)));
+    }
+    if (options.polling && options.polling->idle.count() < 1) {
+        return std::unexpected(invalid("idle time of polling is " +
+                                       std::to_string(options.polling->idle.count()) +
+                                       " ms; it must be 1 or more"));
+    }
+    if (options.polling && options.threads) {
+        return std::unexpected(
+            invalid("polling is a setting of the shared threads (QueueThreads::Options)"));
+    }
+    return check_geometry(geometry);
+}
+
+}  // namespace ashlar
