@@ -14,7 +14,9 @@ namespace ashlar {
 
 struct NullOptions {
     Geometry geometry{};  // size is required
-    bool fill = true;     // reads give zeroes; else whatever the buffer held (of this device)
+    // Reads give zeroes; else whatever the buffer held: of this device, or with zero copy whatever
+    // the reader had there, which for the page cache is memory of anyone. For measuring only.
+    bool fill = true;
 };
 // Reads zeroes, drops writes. Without fill it touches no data, which measures the engine alone.
 // Errors: EINVAL (geometry).

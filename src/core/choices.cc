@@ -81,7 +81,7 @@ struct Pick {
     std::string_view why;
 };
 
-// As measured; see docs/tuning.md.
+// As measured; docs/architecture.md has the figures.
 Pick pick_path(const ChoiceRequest& request) {
     switch (request.access) {
         case DataAccess::routes:
@@ -91,10 +91,10 @@ Pick pick_path(const ChoiceRequest& request) {
             }
             return {DataPath::copy, "zero copy with automatic registration needs kernel 6.16"};
         case DataAccess::holds:
-            if (has(request.offered, features_of(DataPath::user_copy))) {
-                return {DataPath::user_copy, "one copy, to and from the backend's own memory"};
+            if (has(request.offered, features_of(DataPath::get_data))) {
+                return {DataPath::get_data, "one copy, to and from the backend's own memory"};
             }
-            return {DataPath::copy, "user copy needs kernel 6.5"};
+            return {DataPath::copy, "this kernel does not say that it has get-data"};
         case DataAccess::sees: break;
     }
     return {DataPath::copy, "the backend works on the bytes themselves"};

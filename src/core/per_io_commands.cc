@@ -50,7 +50,8 @@ private:
         send(tag);
     }
     void send(Tag& tag) noexcept {
-        queue_.reactor().io_command(queue_.file(), tag.opcode, tag.command, tag);
+        queue_.reactor().io_command(queue_.file(), tag.opcode, tag.command,
+                                    queue_.registration(tag), tag);
     }
 
     Queue& queue_;

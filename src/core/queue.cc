@@ -270,7 +270,7 @@ void Queue::register_buffer(Tag& tag) noexcept {
     tag.registration_begun();
     with_.reactor.io_command(
         file_, abi::u_io_register_io_buf,
-        kernel::make_io_cmd(config_.index, tag.index(), 0, tag.registered_index()), tag);
+        kernel::make_io_cmd(config_.index, tag.index(), 0, tag.registered_index()), 0, tag);
 }
 
 void Queue::registered(Tag& tag, std::int32_t result) noexcept {
@@ -323,12 +323,17 @@ void Queue::commit(Tag& tag, IoResult result) noexcept {
     tag.data = tag.buffer();
 }
 
+std::uint64_t Queue::registration(const Tag& tag) const noexcept {
+    return config_.data_path == DataPath::zero_copy
+               ? kernel::encode_auto_buf_reg(tag.registered_index(), true)
+               : 0;
+}
+
 std::uint64_t Queue::command_address(const Tag& tag) const noexcept {
     switch (config_.data_path) {
         case DataPath::copy: return reinterpret_cast<std::uintptr_t>(tag.buffer());
         // A read's data is copied from the address that its commit names.
         case DataPath::get_data: return reinterpret_cast<std::uintptr_t>(tag.data);
-        case DataPath::zero_copy: return kernel::encode_auto_buf_reg(tag.registered_index(), true);
         default: return 0;
     }
 }

@@ -83,7 +83,8 @@ public:
     void retire(Tag& tag) noexcept;
     // The kernel does not take what it must: the queue cannot go on.
     void refused(const char* what, int code) noexcept;
-    // What a command names for the tag's data: an address, or a registered buffer.
+    // What a command names for the tag's data: an address, or how to register it.
+    [[nodiscard]] std::uint64_t registration(const Tag& tag) const noexcept;
     [[nodiscard]] std::uint64_t command_address(const Tag& tag) const noexcept;
     [[nodiscard]] const QueueConfig& config() const noexcept { return config_; }
     [[nodiscard]] Reactor& reactor() noexcept { return with_.reactor; }

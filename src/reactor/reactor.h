@@ -84,8 +84,9 @@ public:
     // What follows is submitted with the round. It never fails: when the submission queue is full
     // it is pushed to the kernel first. An error comes by complete().
 
+    // registration: of a fetch or commit with automatic buffer registration; 0 elsewhere.
     virtual void io_command(FileSlot file, std::uint32_t opcode, const kernel::abi::IoCmd& command,
-                            Operation& operation) noexcept = 0;
+                            std::uint64_t registration, Operation& operation) noexcept = 0;
     // The same, but its completion tells nobody, unless it fails: then nobody either.
     virtual void silent_io_command(FileSlot file, std::uint32_t opcode,
                                    const kernel::abi::IoCmd& command) noexcept = 0;

@@ -178,14 +178,16 @@ public:
     }
 
     void io_command(FileSlot file, std::uint32_t opcode, const kernel::abi::IoCmd& command,
-                    Operation& operation) noexcept override {
-        fill_io_command(file, opcode, command, &operation, file_flags_);
+                    std::uint64_t registration, Operation& operation) noexcept override {
+        io_uring_sqe* sqe = fill_io_command(file, opcode, command, &operation);
+        sqe->flags = file_flags_;
+        sqe->addr = registration;
     }
 
     void silent_io_command(FileSlot file, std::uint32_t opcode,
                            const kernel::abi::IoCmd& command) noexcept override {
-        fill_io_command(file, opcode, command, nullptr,
-                        static_cast<std::uint8_t>(file_flags_ | IOSQE_CQE_SKIP_SUCCESS));
+        io_uring_sqe* sqe = fill_io_command(file, opcode, command, nullptr);
+        sqe->flags = static_cast<std::uint8_t>(file_flags_ | IOSQE_CQE_SKIP_SUCCESS);
     }
 
     void batch_command(FileSlot file, std::uint32_t opcode, const kernel::abi::BatchIo& command,
@@ -316,13 +318,14 @@ private:
         sqe->file_index = 0;
     }
 
-    void fill_io_command(FileSlot file, std::uint32_t opcode, const kernel::abi::IoCmd& command,
-                         Operation* operation, std::uint8_t flags) noexcept {
+    io_uring_sqe* fill_io_command(FileSlot file, std::uint32_t opcode,
+                                  const kernel::abi::IoCmd& command,
+                                  Operation* operation) noexcept {
         io_uring_sqe* sqe = next_sqe();
         fill_command(sqe, static_cast<int>(file), opcode, operation);
-        sqe->flags = flags;
         // The command lies in the last 16 bytes of an ordinary entry.
         std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
+        return sqe;
     }
 
     // A transfer to or from memory or a registered buffer.

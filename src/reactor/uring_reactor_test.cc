@@ -82,8 +82,8 @@ TEST(UringReactor, AnIoCommandCompletesWithItsResult) {
     const FileSlot good = add(*reactor, null);
     const FileSlot bad = add(*reactor, file);
     Recorder taken, refused;
-    reactor->io_command(good, abi::u_io_fetch_req, kCommand, taken);
-    reactor->io_command(bad, abi::u_io_fetch_req, kCommand, refused);
+    reactor->io_command(good, abi::u_io_fetch_req, kCommand, 0, taken);
+    reactor->io_command(bad, abi::u_io_fetch_req, kCommand, 0, refused);
     EXPECT_EQ(taken.calls + refused.calls, 0) << "nothing happens before the round";
     while (taken.calls + refused.calls < 2) ASSERT_EQ(reactor->run_once(kLong), 0);
     EXPECT_EQ(taken.calls, 1);
@@ -95,7 +95,7 @@ TEST(UringReactor, AnIoCommandCompletesWithItsResult) {
 TEST(UringReactor, ACommandOnAnEmptySlotFails) {
     auto reactor = open_reactor();
     Recorder operation;
-    reactor->io_command(3, abi::u_io_fetch_req, kCommand, operation);
+    reactor->io_command(3, abi::u_io_fetch_req, kCommand, 0, operation);
     while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
     EXPECT_EQ(operation.result, -EBADF);
 }
@@ -121,7 +121,7 @@ TEST(UringReactor, MoreThanTheRingHolds) {
     const FileSlot slot = add(*reactor, null);
     std::vector<Recorder> operations(1000);
     for (Recorder& operation : operations) {
-        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
     }
     int done = 0;
     while (done < 1000) {
@@ -143,10 +143,10 @@ TEST(UringReactor, CompletionsMaySubmitMoreThanTheRingHolds) {
     Recorder first;
     first.then = [&] {
         for (Recorder& operation : second) {
-            reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+            reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
         }
     };
-    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, first);
+    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, first);
     int done = 0;
     while (done < 500) {
         ASSERT_EQ(reactor->run_once(kLong), 0);
@@ -166,7 +166,7 @@ TEST(UringReactor, OneRoundTakesAllThatIsThere) {
     const std::uint64_t before = reactor->rounds();
     std::vector<Recorder> operations(64);
     for (Recorder& operation : operations) {
-        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
     }
     ASSERT_EQ(reactor->run_once(std::nullopt), 0);
     EXPECT_EQ(reactor->rounds(), before + 1);
@@ -183,7 +183,7 @@ void count_system_calls(std::optional<milliseconds> timeout) {
     std::array<Recorder, 32> operations;
     for (Recorder& operation : operations) {
         operation.then = [&] {
-            reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+            reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
         };
     }
     settle(*reactor);
@@ -226,7 +226,7 @@ TEST(UringReactor, ARoundThatBringsSomethingIsNoTimeOut) {
     const FileSlot slot = add(*reactor, null);
     settle(*reactor);
     Recorder operation;
-    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
     EXPECT_EQ(reactor->run_once(kLong), 0);
     EXPECT_EQ(operation.calls, 1);
 }
@@ -249,13 +249,13 @@ TEST(UringReactor, FilesUntilFullAndAgain) {
     EXPECT_FALSE(reactor->register_file(null.get()));
     for (const FileSlot slot : {slots[0], again, slots[2]}) {
         Recorder operation;
-        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
         while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
         EXPECT_EQ(operation.result, 0) << slot;
         reactor->unregister_file(slot);
     }
     Recorder operation;
-    reactor->io_command(slots[0], abi::u_io_fetch_req, kCommand, operation);
+    reactor->io_command(slots[0], abi::u_io_fetch_req, kCommand, 0, operation);
     while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
     EXPECT_EQ(operation.result, -EBADF) << "the reactor holds no file that was given back";
 }
@@ -277,7 +277,7 @@ TEST(UringReactor, ARegisteredFileOutlivesItsDescriptor) {
     const FileSlot slot = add(*reactor, null);
     null.reset();
     Recorder operation;
-    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
     while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
     EXPECT_EQ(operation.result, 0);
 }
@@ -289,7 +289,7 @@ TEST(UringReactor, WithoutRegistrationADescriptorIsItsOwnSlot) {
     for (int i = 1; i <= 3; ++i) {
         const FileSlot slot = add(*reactor, null);
         EXPECT_EQ(slot, static_cast<FileSlot>(null.get()));
-        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, operation);
+        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
         while (operation.calls < i) ASSERT_EQ(reactor->run_once(kLong), 0);
         EXPECT_EQ(operation.result, 0);
     }

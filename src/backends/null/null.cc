@@ -1,29 +1,55 @@
 // The null backend: reads zeroes (or leaves the buffer alone), drops writes.
+#include <fcntl.h>
+#include <cerrno>
 #include <cstring>
 
 #include <ashlar/backends.h>
 
+#include "base/fd.h"
+
 namespace ashlar {
 namespace {
 
-class Null {
+class NullSession final : public Session {
 public:
-    explicit Null(const NullOptions& options) : options_(options) {}
+    // zeroes: reads as zeroes for ever; -1 to leave what is read alone.
+    explicit NullSession(int zeroes) : zeroes_(zeroes) {}
 
-    [[nodiscard]] static std::string_view name() { return "null"; }
-    [[nodiscard]] std::uint64_t size() const { return options_.geometry.size; }
-    [[nodiscard]] Geometry geometry() const { return options_.geometry; }
-
-    IoResult read(std::uint64_t, std::span<std::byte> into) const {
-        if (options_.fill) std::memset(into.data(), 0, into.size());
-        return {};
+    Task<> serve(Io& io, const Request& request) override {
+        if (request.op != Op::read || zeroes_ < 0) return IoResult{};
+        if (!request.buffer.is_memory()) return fill_registered(io, request.buffer);
+        std::memset(request.buffer.data(), 0, request.buffer.length());
+        return IoResult{};
     }
-    static IoResult write(std::uint64_t, std::span<const std::byte>) { return {}; }
-    static IoResult discard(Range) { return {}; }
-    static IoResult write_zeroes(Range, bool) { return {}; }
 
 private:
-    const NullOptions options_;
+    // Only the kernel can reach a registered buffer, so it has to bring the zeroes.
+    Task<> fill_registered(Io& io, Buffer buffer) const {
+        const IoResult result = co_await io.read(zeroes_, buffer, 0);
+        if (result.ok() && result.count() != buffer.length()) co_return std::errc::io_error;
+        co_return result;
+    }
+
+    const int zeroes_;
+};
+
+class Null final : public Backend {
+public:
+    Null(const Geometry& geometry, Fd zeroes) : geometry_(geometry), zeroes_(std::move(zeroes)) {}
+
+    [[nodiscard]] std::string_view name() const noexcept override { return "null"; }
+    [[nodiscard]] Geometry geometry() const override { return geometry_; }
+    [[nodiscard]] Capabilities capabilities() const override {
+        return {.discard = true, .write_zeroes = true};
+    }
+    [[nodiscard]] DataAccess data_access() const noexcept override { return DataAccess::routes; }
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override {
+        return std::make_unique<NullSession>(zeroes_.get());
+    }
+
+private:
+    const Geometry geometry_;
+    const Fd zeroes_;
 };
 
 }  // namespace
@@ -32,7 +58,14 @@ Result<std::shared_ptr<Backend>> open_null(const NullOptions& options) {
     if (auto valid = check_geometry(options.geometry); !valid) {
         return std::unexpected(valid.error());
     }
-    return make_backend(Null(options));
+    Fd zeroes;
+    if (options.fill) {
+        zeroes = Fd(open("/dev/zero", O_RDONLY | O_CLOEXEC));
+        if (!zeroes.valid()) {
+            return std::unexpected(Error{.operation = "open /dev/zero", .code = errno});
+        }
+    }
+    return std::make_shared<Null>(options.geometry, std::move(zeroes));
 }
 
 }  // namespace ashlar
