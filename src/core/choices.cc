@@ -69,8 +69,10 @@ Result<void> check_path(const ChoiceRequest& request, DataPath path) {
                       "use one of: " + list_paths(request));
     }
     if (!has(request.offered, features_of(path))) {
+        // Zero copy of some kind came with manual registration.
+        const auto least = is_zero_copy(path) ? DataPath::zero_copy_manual : path;
         return refuse(EOPNOTSUPP,
-                      wanted + " needs kernel " + since(features_of(path)) + " or newer",
+                      wanted + " needs kernel " + since(features_of(least)) + " or newer",
                       "use one of: " + list_paths(request));
     }
     return {};
@@ -91,10 +93,10 @@ Pick pick_path(const ChoiceRequest& request) {
             }
             return {DataPath::copy, "zero copy with automatic registration needs kernel 6.16"};
         case DataAccess::holds:
-            if (has(request.offered, features_of(DataPath::get_data))) {
+            if (request.commands != CommandStyle::batch) {
                 return {DataPath::get_data, "one copy, to and from the backend's own memory"};
             }
-            return {DataPath::copy, "this kernel does not say that it has get-data"};
+            return {DataPath::user_copy, "one copy; batch commands have no get-data"};
         case DataAccess::sees: break;
     }
     return {DataPath::copy, "the backend works on the bytes themselves"};

@@ -15,11 +15,12 @@
 
 #include <ashlar/ashlar.h>
 
+#include "block_io.h"
+
 namespace ashlar {
 namespace {
 
 constexpr std::uint64_t kSize = 16 << 20;
-constexpr std::size_t kBlock = 4096;
 
 // Bytes in memory that remembers what it was asked and fails where it is told to.
 class Recorder {
@@ -51,40 +52,6 @@ public:
 private:
     std::vector<std::byte> bytes_ = std::vector<std::byte>(kSize);
 };
-
-class File {
-public:
-    explicit File(const std::string& path, int flags)
-        : fd_(open(path.c_str(), flags | O_CLOEXEC)) {}
-    File(const File&) = delete;
-    File& operator=(const File&) = delete;
-    ~File() {
-        if (fd_ >= 0) close(fd_);
-    }
-    [[nodiscard]] int fd() const { return fd_; }
-
-private:
-    int fd_;
-};
-
-struct alignas(kBlock) Block {
-    std::array<char, kBlock> bytes{};
-};
-
-int write_block(const std::string& path, char content, int flags = O_DIRECT) {
-    const File file(path, O_WRONLY | flags);
-    Block block;
-    block.bytes.fill(content);
-    return pwrite(file.fd(), block.bytes.data(), kBlock, 0) == kBlock ? 0 : errno;
-}
-
-int read_block(const std::string& path, char expected) {
-    const File file(path, O_RDONLY | O_DIRECT);
-    Block block;
-    if (pread(file.fd(), block.bytes.data(), kBlock, 0) != kBlock) return errno;
-    for (const char c : block.bytes) EXPECT_EQ(c, expected);
-    return 0;
-}
 
 Device make(const std::shared_ptr<Recorder>& recorder, DeviceOptions options = {}) {
     auto device = Device::create(make_backend(recorder), std::move(options));
@@ -244,7 +211,7 @@ class SlowSession final : public Session {
 public:
     Task<> serve(Io& io, const Request& request) override {
         if (request.op == Op::write) return hold(io, request);
-        std::memset(request.data, 0, request.length);
+        std::memset(request.buffer.data(), 0, request.length);
         // Every read lets the writes go that came before it.
         gate_.open();
         return IoResult{};
@@ -263,7 +230,7 @@ public:
     [[nodiscard]] std::string_view name() const noexcept override { return "slow"; }
     [[nodiscard]] Geometry geometry() const override { return {.size = kSize}; }
     [[nodiscard]] Capabilities capabilities() const override { return {}; }
-    [[nodiscard]] Result<std::unique_ptr<Session>> open_session() override {
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override {
         return std::make_unique<SlowSession>();
     }
 };
@@ -292,7 +259,7 @@ class DeafSession final : public Session {
 public:
     Task<> serve(Io& io, const Request& request) override {
         if (request.op == Op::write) return never(io, request);
-        std::memset(request.data, 0, request.length);
+        std::memset(request.buffer.data(), 0, request.length);
         return IoResult{};
     }
 
@@ -308,7 +275,7 @@ public:
     [[nodiscard]] std::string_view name() const noexcept override { return "deaf"; }
     [[nodiscard]] Geometry geometry() const override { return {.size = kSize}; }
     [[nodiscard]] Capabilities capabilities() const override { return {}; }
-    [[nodiscard]] Result<std::unique_ptr<Session>> open_session() override {
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override {
         return std::make_unique<DeafSession>();
     }
 };
@@ -363,7 +330,7 @@ public:
     [[nodiscard]] std::string_view name() const noexcept override { return "none"; }
     [[nodiscard]] Geometry geometry() const override { return {.size = kSize}; }
     [[nodiscard]] Capabilities capabilities() const override { return {}; }
-    [[nodiscard]] Result<std::unique_ptr<Session>> open_session() override {
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override {
         // The first queue gets one, the second does not.
         if (count_++ % 2 == 0) return std::make_unique<SlowSession>();
         return std::unexpected(Error{.operation = "open the store", .code = ENOMEDIUM});
