@@ -53,8 +53,8 @@ Result<void> check_options(const FileOptions& options) {
         return refuse(EINVAL, "a disk that is made (create) cannot be read-only");
     }
     if (options.create && (options.size == 0 || options.size > kSizeMax)) {
-        return refuse(EINVAL,
-                      "size is " + text(options.size) + "; a file that is made needs 1 to 2^63 - 1");
+        return refuse(
+            EINVAL, "size is " + text(options.size) + "; a file that is made needs 1 to 2^63 - 1");
     }
     if (!options.create && options.size != 0) {
         return refuse(EINVAL, "size is for a file that is made (create)",
@@ -79,11 +79,12 @@ Result<Fd> make_file(const std::string& path) {
 
 // Only what can be a disk is opened at all: opening a pipe waits, opening a watchdog starts it.
 Result<mode_t> type_of(const std::string& path) {
-    struct stat status {};
+    struct stat status{};
     if (stat(path.c_str(), &status) != 0) {
         const int code = errno;
-        return refuse(code, {},
-                      code == ENOENT ? "check the path, or make the file with create and size" : "");
+        return refuse(
+            code, {},
+            code == ENOENT ? "check the path, or make the file with create and size" : "");
     }
     const char* other = nullptr;
     switch (status.st_mode & S_IFMT) {
@@ -93,8 +94,8 @@ Result<mode_t> type_of(const std::string& path) {
         case S_IFCHR: other = "a character device"; break;
         default: other = "a pipe or a socket"; break;
     }
-    return refuse(EINVAL,
-                  "it is " + std::string(other) + "; a disk needs a regular file or a block device");
+    return refuse(
+        EINVAL, "it is " + std::string(other) + "; a disk needs a regular file or a block device");
 }
 
 struct Found {
@@ -116,8 +117,10 @@ Result<Found> open_existing(const FileOptions& options) {
         }
         const int code = errno;
         if (code == EBUSY && device) {
-            return refuse(code, "the device is in use: mounted, or part of another",
-                          "unmount it, or open it read-only");
+            return refuse(code,
+                          "the device is in use: mounted, part of another device, or another "
+                          "program's",
+                          "free it, or open it read-only");
         }
         if (code != EACCES && code != EROFS && code != EPERM) return refuse(code, {});
     }
@@ -140,7 +143,8 @@ Result<void> lock(int fd, bool read_only, bool block_device) {
         std::this_thread::sleep_for(kPause);
     }
     if (read_only) {
-        return refuse(EBUSY, "another disk or program has locked it to write", "stop that one first");
+        return refuse(EBUSY, "another disk or program has locked it to write",
+                      "stop that one first");
     }
     return refuse(EBUSY, "another disk or program has locked it",
                   "stop that one first, or open both read-only");
@@ -189,8 +193,8 @@ Result<Range> choose_window(const FileOptions& options, std::uint64_t size, std:
                                   text(block));
     }
     if (size < block || options.offset > size - block) {
-        return refuse(EINVAL, "it has " + text(size) + " bytes, with offset " +
-                                  text(options.offset) + " that is not one logical block of " +
+        return refuse(EINVAL, "it has " + text(size) + " bytes, from offset " +
+                                  text(options.offset) + " on less than one logical block of " +
                                   text(block));
     }
     const std::uint64_t rest = size - options.offset;
@@ -253,12 +257,13 @@ Result<OpenedFile> open_and_lock(const FileOptions& options) {
     const int fd = opened.fd.get();
     NewFile new_file(options.create ? options.path : std::string());
 
-    struct stat status {};
+    struct stat status{};
     if (fstat(fd, &status) != 0) return refuse(errno, "its attributes");
     const bool block_device = S_ISBLK(status.st_mode);
     if (options.preallocate && (block_device || opened.read_only)) {
-        return refuse(EINVAL, block_device ? "preallocate is for regular files, not devices"
-                                           : "space cannot be taken (preallocate): it is read-only");
+        return refuse(EINVAL, block_device
+                                  ? "preallocate is for regular files, not devices"
+                                  : "space cannot be taken (preallocate): it is read-only");
     }
     if (auto locked = lock(fd, opened.read_only, block_device); !locked) {
         return std::unexpected(locked.error());

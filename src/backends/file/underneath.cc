@@ -21,8 +21,8 @@ namespace ashlar::file {
 namespace {
 
 constexpr std::uint32_t kBlockMin = 512;
-constexpr std::uint32_t kBlockMax = 4096;          // of a disk of ours
-constexpr std::uint32_t kUnitMax = 64 << 10;       // above it is a transfer size, not a block
+constexpr std::uint32_t kBlockMax = 4096;           // of a disk of ours
+constexpr std::uint32_t kUnitMax = 64 << 10;        // above it is a transfer size, not a block
 constexpr std::uint32_t kPreferredMax = 256 << 20;  // as the driver has it
 
 Error cannot(int code, std::string detail, std::string hint = {}) {
@@ -51,7 +51,7 @@ T ask(int fd, unsigned long what) noexcept {
 
 // Kernels before 6.1 and several file systems do not say what direct I/O needs.
 bool tell_direct_alignment(int fd, Underneath& underneath) {
-    struct statx found {};
+    struct statx found{};
     if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &found) != 0) return false;
     if ((found.stx_mask & STATX_DIOALIGN) == 0) return false;
     underneath.alignment = found.stx_dio_offset_align;
@@ -76,7 +76,7 @@ bool punches_holes(int fd, std::uint64_t size) noexcept {
 
 Result<void> look_at_file(int fd, const struct stat& status, Underneath& underneath) {
     underneath.size = static_cast<std::uint64_t>(status.st_size);
-    struct statfs system {};
+    struct statfs system{};
     if (fstatfs(fd, &system) != 0) return std::unexpected(cannot(errno, "its file system"));
     underneath.allocation_unit = static_cast<std::uint64_t>(system.f_frsize);
     underneath.physical_block =
@@ -94,8 +94,9 @@ Result<void> look_at_file(int fd, const struct stat& status, Underneath& underne
 Result<void> look_at_device(int fd, const struct stat& status, Underneath& underneath) {
     underneath.queue = read_queue_limits(queue_directory(status.st_rdev));
     if (underneath.queue.zoned) {
-        return std::unexpected(cannot(EINVAL, "it is a zoned device, whose zones must be written "
-                                              "in order; a disk is written anywhere"));
+        return std::unexpected(cannot(EINVAL,
+                                      "it is a zoned device, whose zones must be written "
+                                      "in order; a disk is written anywhere"));
     }
     if (ioctl(fd, BLKGETSIZE64, &underneath.size) != 0) {
         return std::unexpected(cannot(errno, "its size"));
@@ -107,11 +108,10 @@ Result<void> look_at_device(int fd, const struct stat& status, Underneath& under
     underneath.io_opt = ask<unsigned>(fd, BLKIOOPT);
     if (underneath.direct) {
         Underneath told;
-        underneath.memory_alignment =
-            tell_direct_alignment(fd, told) && told.memory_alignment != 0
-                ? told.memory_alignment
-                : static_cast<std::uint32_t>(
-                      std::min<std::uint64_t>(underneath.queue.dma_alignment, kBlockMax));
+        underneath.memory_alignment = tell_direct_alignment(fd, told) && told.memory_alignment != 0
+                                          ? told.memory_alignment
+                                          : static_cast<std::uint32_t>(std::min<std::uint64_t>(
+                                                underneath.queue.dma_alignment, kBlockMax));
     } else if (underneath.alignment > kBlockMax) {
         // The page cache cuts blocks for reads and writes; nothing does for the other two.
         underneath.alignment = kBlockMax;
@@ -146,14 +146,17 @@ QueueLimits read_queue_limits(const std::string& directory) {
 }
 
 bool lies_in_memory(int fd) noexcept {
-    struct statfs system {};
+    struct stat status{};
+    struct statfs system{};
+    // The node of a block device lies in one (/dev); its content does not.
+    if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) return false;
     if (fstatfs(fd, &system) != 0) return false;
     const auto type = static_cast<unsigned long>(system.f_type);
     return type == TMPFS_MAGIC || type == RAMFS_MAGIC;
 }
 
 Result<Underneath> look_underneath(int fd, bool direct) {
-    struct stat status {};
+    struct stat status{};
     if (fstat(fd, &status) != 0) return std::unexpected(cannot(errno, "its attributes"));
     Underneath underneath{.block_device = S_ISBLK(status.st_mode),
                           .direct = direct,

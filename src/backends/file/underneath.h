@@ -39,7 +39,7 @@ struct Underneath {
     QueueLimits queue{};                // of the device, or of the one the file system is on
 };
 
-// Whether the file lies in a file system that is nothing but page cache (tmpfs, ramfs).
+// Whether it is a regular file in a file system that is nothing but page cache (tmpfs, ramfs).
 [[nodiscard]] bool lies_in_memory(int fd) noexcept;
 
 // fd: a regular file or a block device; direct: O_DIRECT is on and shall count. Changes nothing in
