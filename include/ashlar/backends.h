@@ -32,19 +32,22 @@ struct MemoryOptions {
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_memory(const MemoryOptions& options);
 
 struct FileOptions {
-    std::string path;                       // of a regular file or a block device
+    std::string path{};                     // of a regular file or a block device
     std::uint64_t offset = 0;               // bytes; where in the file the disk begins
     std::optional<std::uint64_t> length{};  // bytes of the disk; default: to the file's end
     bool direct = false;                    // past the page cache (O_DIRECT)
     bool read_only = false;                 // also when the file may only be read
     bool create = false;  // make the file, which must not exist, with `size` bytes
     std::uint64_t size = 0;
-    bool preallocate = false;              // take the space of the whole disk now: no ENOSPC later
+    // Take the space of the whole disk now and keep it: no ENOSPC later, and no discard. Regular
+    // files only.
+    bool preallocate = false;
     std::uint32_t logical_block_size = 0;  // default: what lies underneath needs, at least 512
 };
 // A disk in a file or on a block device. Geometry, limits, and whether discard and write_zeroes
 // exist, come from what lies underneath. A flush ends when fdatasync(2) has; flushes that wait
-// together share one. Holds an advisory lock (flock(2)) that keeps a second writer out.
+// together share one, and after one has failed all fail with its errno, because data was lost: open
+// the disk again. Holds an advisory lock (flock(2)) that keeps a second writer out.
 // Errors: those of open(2); EBUSY (locked by another), EINVAL (size, window, alignment), EEXIST.
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_file(const FileOptions& options);
 

@@ -14,6 +14,7 @@
 
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <algorithm>
 #include <chrono>
 #include <coroutine>
 #include <cstddef>
@@ -97,10 +98,12 @@ public:
     IoOperation& operator=(const IoOperation&) = delete;
     ~IoOperation();
 
-    // Ends it with ETIMEDOUT if it takes longer. Not for sleep.
-    IoOperation& within(std::chrono::nanoseconds bound) noexcept {
-        submission_.time = to_time(bound);
-        return *this;
+    // The same, to be awaited in its place: ends with ETIMEDOUT if it takes longer. A bound that is
+    // over already is the shortest there is. Not for sleep.
+    IoOperation within(std::chrono::nanoseconds bound) const noexcept {
+        Submission bounded = submission_;
+        bounded.time = to_time(std::max(bound, std::chrono::nanoseconds(1)));
+        return {scope_, bounded};
     }
     static Submission::Time to_time(std::chrono::nanoseconds time) noexcept {
         const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(time);

@@ -105,7 +105,9 @@ struct Request {
     std::uint64_t offset = 0;  // first byte; a multiple of the logical block size; 0 for flush
     std::uint64_t length = 0;  // bytes; a multiple of the logical block size; 0 for flush
     Op op = Op::read;
-    bool fua = false;  // write: durable before it completes (the engine emulates it if need be)
+    // write: durable before it completes. Only for a backend whose Capabilities::fua says that it
+    // does this itself; for others the engine adds a flush.
+    bool fua = false;
     bool no_unmap = false;  // write_zeroes: the blocks must stay allocated
     std::uint16_t queue = 0;
     std::uint16_t tag = 0;

@@ -124,12 +124,22 @@ private:
 
 class HotPath : public testing::Test {
 protected:
-    void open(std::unique_ptr<Session> session, const Capabilities& capabilities) {
-        const QueueConfig config{.depth = kDepth, .io_max = 65536, .capabilities = capabilities};
-        queue = Queue::open(config, kernel.device(), reactor, std::move(session), owner->counters,
-                            owner)
+    void open(std::shared_ptr<Backend> backend) {
+        const QueueConfig config{
+            .depth = kDepth, .io_max = 65536, .capabilities = backend->capabilities()};
+        queue = Queue::open(config, {.reactor = reactor,
+                                     .offload = offload,
+                                     .counters = owner->counters,
+                                     .device = kernel.device(),
+                                     .backend = std::move(backend),
+                                     .owner = owner})
                     .value();
         queue->fetch_all();
+    }
+    void open(std::unique_ptr<Session> session, const Capabilities& capabilities) {
+        auto backend = std::make_shared<test::SessionBackend>(std::move(session));
+        backend->can = capabilities;
+        open(std::move(backend));
     }
     // The kernel delivers requests to all tags in turn, and wants each committed.
     void serve(int requests, Waiting* waiting = nullptr) {
@@ -156,11 +166,14 @@ protected:
         return allocations - before;
     }
     void TearDown() override {
-        if (queue) queue->reactor_gone();
+        if (!queue) return;
+        reactor.close();
+        queue->reactor_closed();
     }
 
     test::FakeCharDevice kernel;
     test::FakeReactor reactor;
+    OffloadPool offload;
     std::shared_ptr<test::RecordingOwner> owner = std::make_shared<test::RecordingOwner>();
     std::unique_ptr<Queue> queue;
 };
@@ -178,24 +191,24 @@ TEST_F(HotPath, TheCounterCounts) {
 
 TEST_F(HotPath, TheMemoryBackendAllocatesNothing) {
     auto backend = open_memory({.geometry = {.size = kSize}}).value();
-    open(backend->open_session().value(), backend->capabilities());
+    open(backend);
     EXPECT_EQ(allocations_of(kRequests), 0U);
-    EXPECT_GE(owner->counters.snapshot().reads, std::uint64_t{kRequests} * 2 / 5);
-    EXPECT_EQ(owner->counters.snapshot().errors, 0U);
+    EXPECT_GE(owner->counted().reads, std::uint64_t{kRequests} * 2 / 5);
+    EXPECT_EQ(owner->counted().errors, 0U);
 }
 
 TEST_F(HotPath, TheNullBackendAllocatesNothing) {
     auto backend = open_null({.geometry = {.size = kSize}}).value();
-    open(backend->open_session().value(), backend->capabilities());
+    open(backend);
     EXPECT_EQ(allocations_of(kRequests), 0U);
-    EXPECT_EQ(owner->counters.snapshot().errors, 0U);
+    EXPECT_EQ(owner->counted().errors, 0U);
 }
 
 TEST_F(HotPath, CoroutinesAllocateNothing) {
     Waiting waiting;
     open(std::make_unique<CoroutineSession>(waiting), {.discard = true, .write_zeroes = true});
     EXPECT_EQ(allocations_of(kRequests, &waiting), 0U);
-    EXPECT_EQ(owner->counters.snapshot().errors, 0U);
+    EXPECT_EQ(owner->counted().errors, 0U);
 }
 
 TEST_F(HotPath, FailuresAllocateNothing) {
@@ -219,7 +232,7 @@ TEST_F(HotPath, AFrameTooLargeForTheArenaComesFromTheHeapAndGoesBack) {
     open(std::make_unique<LargeFrameSession>(waiting), {.discard = true, .write_zeroes = true});
     constexpr int requests = 10 * kDepth;
     EXPECT_EQ(allocations_of(requests, &waiting), std::uint64_t{requests});
-    EXPECT_EQ(owner->counters.snapshot().errors, 0U);
+    EXPECT_EQ(owner->counted().errors, 0U);
 }
 
 }  // namespace

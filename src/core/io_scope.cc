@@ -76,8 +76,8 @@ void IoOperation::complete(std::int32_t result, std::uint32_t flags) noexcept {
     if ((flags & completion::notification) == 0) result_ = IoResult::from_kernel(result);
     if ((flags & completion::more) != 0) return;
     if (submission_.kind == Submission::Kind::sleep) {
-        if (result == -ETIME) result_ = IoResult{};
-    } else if (result == -ECANCELED && !scope_.cancelled()) {
+        if (result_.error() == ETIME) result_ = IoResult{};
+    } else if (result_.error() == ECANCELED && !scope_.cancelled()) {
         // Nobody else cancels: the bound of within() has passed.
         result_ = IoResult::from_errno(ETIMEDOUT);
     }

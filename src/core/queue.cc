@@ -87,11 +87,6 @@ Result<std::unique_ptr<Queue>> Queue::open(const QueueConfig& config,
 }
 
 Result<void> Queue::open() {
-    auto session = with_.backend->open_session(session_io_);
-    if (!session) return std::unexpected(session.error());
-    session_ = std::move(*session);
-    session_scope_.on_idle([](void* queue) noexcept { static_cast<Queue*>(queue)->session_idle(); },
-                           this);
     if (auto mapped = map_memory(); !mapped) return mapped;
     auto file = with_.reactor.register_file(with_.device->fd.get());
     if (!file) return std::unexpected(file.error());
@@ -108,6 +103,12 @@ Result<void> Queue::open() {
                                                             : open_per_io_commands(*this);
     if (!commands) return std::unexpected(commands.error());
     commands_ = std::move(*commands);
+    // Last: what it awaits from now on ends only when the queue comes home.
+    auto session = with_.backend->open_session(session_io_);
+    if (!session) return std::unexpected(session.error());
+    session_ = std::move(*session);
+    session_scope_.on_idle([](void* queue) noexcept { static_cast<Queue*>(queue)->session_idle(); },
+                           this);
     return {};
 }
 
@@ -230,6 +231,7 @@ void Queue::serve(Tag& tag) noexcept {
     // Without a volatile cache every write is durable when it completes.
     const Capabilities& can = config_.capabilities;
     tag.flush_after = tag.request.fua && can.flush && !can.fua;
+    tag.request.fua = tag.request.fua && can.fua;
     if (!has_data(tag.request)) return start(tag, tag.request);
     if (!config_.zero_copy()) return serve_in_memory(tag);
     const auto& descriptor =
@@ -254,8 +256,11 @@ void Queue::serve_in_memory(Tag& tag) noexcept {
         const int error = copy_from_request(with_.device->fd.get(), tag.request, tag.data);
         if (error != 0) return commit(tag, IoResult::from_errno(error));
     }
-    // In the session's own memory it is where it belongs.
-    if (tag.data != tag.buffer()) return finish(tag, IoResult{});
+    if (tag.data != tag.buffer()) {
+        // It is where it belongs, but not durable: the session has not seen it.
+        tag.flush_after = tag.request.fua && config_.capabilities.flush;
+        return finish(tag, IoResult{});
+    }
     tag.request.buffer = Buffer::memory(tag.data, static_cast<std::uint32_t>(tag.request.length));
     start(tag, tag.request);
 }

@@ -53,8 +53,8 @@ struct QueueSurroundings {
 // One thread's part of a queue, most often all of it. Thread: all of it on the reactor's thread.
 class Queue {
 public:
-    // Opens the backend's session, maps descriptors and buffers and registers the device with the
-    // reactor; fetches nothing yet.
+    // Maps descriptors and buffers, registers the device with the reactor and opens the backend's
+    // session; fetches nothing yet.
     [[nodiscard]] static Result<std::unique_ptr<Queue>> open(const QueueConfig& config,
                                                              QueueSurroundings surroundings);
     // Requires that no tag is with the kernel, or that the reactor is closed.

@@ -23,38 +23,27 @@ namespace abi = kernel::abi;
 
 // Makes fake reactors and remembers the last one, and how many are alive.
 struct Fakes {
-    struct Counted final : Reactor {
+    struct Counted final : test::FakeReactor {
         explicit Counted(Fakes& fakes) : all(fakes) { ++all.alive; }
         ~Counted() override { --all.alive; }
-        Result<FileSlot> register_file(int fd) override { return fake.register_file(fd); }
-        void unregister_file(FileSlot file) noexcept override { fake.unregister_file(file); }
-        void io_command(FileSlot file, std::uint32_t opcode, const abi::IoCmd& command,
-                        Operation& operation) noexcept override {
-            fake.io_command(file, opcode, command, operation);
+        void close() noexcept override {
+            FakeReactor::close();
+            ++all.closed;
         }
-        void control_command(int fd, std::uint32_t opcode, const abi::CtrlCmd& command,
-                             Operation& operation) noexcept override {
-            fake.control_command(fd, opcode, command, operation);
-        }
-        int run_once(std::optional<std::chrono::milliseconds> timeout) noexcept override {
-            return fake.run_once(timeout);
-        }
-        void post(std::move_only_function<void()> call) override { fake.post(std::move(call)); }
-
         Fakes& all;
-        test::FakeReactor fake;
     };
 
     ReactorFactory factory() {
         return [this](const ReactorOptions& options) -> Result<std::unique_ptr<Reactor>> {
             seen = options;
             auto reactor = std::make_unique<Counted>(*this);
-            last = &reactor->fake;
+            last = reactor.get();
             return reactor;
         };
     }
 
     std::atomic<int> alive = 0;
+    std::atomic<int> closed = 0;
     ReactorOptions seen;
     test::FakeReactor* last = nullptr;
 };
@@ -63,10 +52,10 @@ struct Fakes {
 class WaitingOwner final : public QueueOwner {
 public:
     void queue_opened() noexcept override {}
-    void queue_home(std::uint16_t index) noexcept override {
+    void queue_home(std::uint16_t number) noexcept override {
         if (thread != nullptr) thread->post([](QueueThread& self) { self.drop_home_queues(); });
         const std::lock_guard lock(mutex_);
-        home = index;
+        home = number;
     }
     void queue_failed(std::uint16_t, Error error) noexcept override {
         const std::lock_guard lock(mutex_);
@@ -127,9 +116,15 @@ void adopt_queue(QueueThread& thread, test::FakeCharDevice& kernel,
                  const std::shared_ptr<WaitingOwner>& owner, std::uint16_t index = 0) {
     on_thread(thread, [&](QueueThread& self) {
         const QueueConfig config{.index = index, .depth = 2, .io_max = 4096, .capabilities = {}};
-        auto session = std::make_unique<test::RecordingSession>();
-        auto queue = Queue::open(config, kernel.device(), self.reactor(), std::move(session),
-                                 owner->counters, owner);
+        auto backend =
+            std::make_shared<test::SessionBackend>(std::make_unique<test::RecordingSession>());
+        auto queue = Queue::open(config, {.reactor = self.reactor(),
+                                          .offload = self.offload(),
+                                          .counters = owner->counters,
+                                          .device = kernel.device(),
+                                          .backend = std::move(backend),
+                                          .owner = owner,
+                                          .thread = index});
         ASSERT_TRUE(queue) << queue.error().message();
         (*queue)->fetch_all();
         self.adopt(std::move(*queue));
@@ -210,7 +205,7 @@ TEST(QueueThread, QuitEndsItAndThenNothingCanBePosted) {
     adopt_queue(*thread, kernel, owner);
     thread->quit();
     owner->await_closed();
-    EXPECT_EQ(fakes.alive, 0) << "the ring ends before the queue lets go of its memory";
+    EXPECT_EQ(fakes.closed, 1) << "the ring ends before the queue lets go of its memory";
     EXPECT_FALSE(thread->post([](QueueThread&) { FAIL() << "posted to a thread that has ended"; }));
     thread->quit();  // again: nothing happens
 }
@@ -260,6 +255,7 @@ TEST(QueueThread, AReactorThatBreaksFailsEveryQueueAndEndsTheThread) {
     for (const Error& error : owner->failures) EXPECT_EQ(error.code, EBADF);
     EXPECT_EQ(owner->failures[1].operation, "queue 1: wait for requests");
     EXPECT_FALSE(thread->post([](QueueThread&) {}));
+    thread->join();
     EXPECT_EQ(fakes.alive, 0);
 }
 

@@ -72,11 +72,39 @@ TEST(IoResult, AsTheKernelGivesIt) {
 
 TEST(Request, DataAsASpan) {
     std::byte data[512]{};
-    const Request write{.length = 512, .op = Op::write, .data = data};
+    const Request write{.length = 512, .op = Op::write, .buffer = Buffer::memory(data, 512)};
     EXPECT_EQ(write.bytes().data(), data);
     EXPECT_EQ(write.bytes().size(), 512U);
     const Request discard{.length = 1 << 30, .op = Op::discard};
     EXPECT_TRUE(discard.bytes().empty());
+}
+
+TEST(Buffer, OfMemory) {
+    std::byte data[512]{};
+    const Buffer buffer = Buffer::memory(data, 512);
+    EXPECT_TRUE(buffer.is_memory());
+    EXPECT_EQ(buffer.data(), data);
+    EXPECT_EQ(buffer.length(), 512U);
+    EXPECT_EQ(buffer.address(), reinterpret_cast<std::uintptr_t>(data));
+    const Buffer part = buffer.part(100, 12);
+    EXPECT_TRUE(part.is_memory());
+    EXPECT_EQ(part.data(), data + 100);
+    EXPECT_EQ(part.length(), 12U);
+    EXPECT_TRUE(Buffer().is_memory());
+    EXPECT_TRUE(Buffer().bytes().empty());
+}
+
+TEST(Buffer, OfARegisteredOne) {
+    constexpr Buffer buffer = Buffer::registered(0xffff, 4096, 8192);
+    static_assert(!buffer.is_memory() && buffer.index() == 0xffff);
+    static_assert(buffer.address() == 4096 && buffer.length() == 8192);
+    constexpr Buffer part = buffer.part(512, 1024);
+    static_assert(!part.is_memory() && part.index() == 0xffff);
+    static_assert(part.address() == 4096 + 512 && part.length() == 1024);
+    EXPECT_FALSE(part.is_memory());
+    // Of 32 MiB requests only the offset in the buffer is large; it must not wrap.
+    constexpr Buffer large = Buffer::registered(0, 0xffff'f000, 4096);
+    EXPECT_EQ(large.part(0, 16).address(), 0xffff'f000U);
 }
 
 }  // namespace

@@ -9,14 +9,20 @@
 
 #include <gtest/gtest.h>
 
+#include "core/io_scope.h"
+#include "support/fake_reactor.h"
+
 namespace ashlar {
 namespace {
 
 struct Tag {
-    explicit Tag(std::size_t size = 4096) : memory(size), arena(memory.data(), size), io(arena) {}
+    explicit Tag(std::size_t size = 4096) : memory(size), arena(memory.data(), size) {}
     std::vector<std::byte> memory;
     Arena arena;
-    Io io;
+    test::FakeReactor reactor{0};
+    OffloadPool offload;
+    IoScope scope{reactor, offload};
+    Io io{arena, scope};
 };
 
 // What a coroutine waits for until the test lets it go on.

@@ -27,7 +27,7 @@ TEST(DecodeRequest, SectorsAre512BytesAlways) {
     EXPECT_EQ(request.length, 8192U);
     EXPECT_EQ(request.queue, 3);
     EXPECT_EQ(request.tag, 77);
-    EXPECT_EQ(request.data, nullptr);
+    EXPECT_EQ(request.buffer.length(), 0U);
     EXPECT_FALSE(request.fua);
     EXPECT_FALSE(request.no_unmap);
 }

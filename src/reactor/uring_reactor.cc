@@ -22,6 +22,7 @@ namespace {
 
 constexpr unsigned kEntriesMax = 32'768;
 constexpr unsigned kBuffersMax = 16'384;
+constexpr unsigned kTogether = 2;  // entries that must leave in one submission, at most
 // Of a multishot command, in SQE::uring_cmd_flags; newer than the header.
 constexpr std::uint32_t kCommandMultishot = 1U << 1;
 static_assert(completion::has_buffer == IORING_CQE_F_BUFFER);
@@ -88,7 +89,8 @@ public:
         int result = -EINVAL;
         for (const unsigned flags : setup_flags(options)) {
             io_uring_params params = setup_params(options, flags);
-            result = io_uring_queue_init_params(options.entries, &ring_, &params);
+            result =
+                io_uring_queue_init_params(std::max(options.entries, kTogether), &ring_, &params);
             if (result != -EINVAL) break;
         }
         if (result < 0) return -result;
@@ -221,7 +223,7 @@ public:
         const bool bounded = submission.kind != Submission::Kind::sleep &&
                              (submission.time.seconds != 0 || submission.time.nanoseconds != 0);
         // A bound is an entry of its own that must leave together with what it bounds.
-        if (bounded) make_room(2);
+        if (bounded) make_room(kTogether);
         io_uring_sqe* sqe = next_sqe();
         fill(sqe, submission);
         sqe->user_data = reinterpret_cast<std::uintptr_t>(&operation);

@@ -1,7 +1,8 @@
-// The one suite that every backend passes. It drives sessions as a queue does, without kernel or
-// ring, and compares what they say with a model: a vector of bytes.
+// The one suite that every backend passes. It drives sessions as a queue does, on a real ring but
+// without the driver, and compares what they say with a model: a vector of bytes.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -14,12 +15,10 @@ namespace ashlar::test {
 struct Conformance {
     // A fresh disk whose content is all zeroes; 64 KiB or more, at most 256 MiB.
     std::function<Result<std::shared_ptr<Backend>>()> open;
-    // Asynchronous backends: makes progress on what the calling thread's session waits for. Called
-    // again and again until the request is done. None: sessions must be done when serve returns.
-    std::function<void()> pump{};
     std::uint64_t seed = 0;      // 0: ASHLAR_TEST_SEED of the environment, else a fixed one
     unsigned operations = 1500;  // random ones, of one session
     unsigned threads = 4;        // sessions at once, on disjoint ranges
+    std::chrono::milliseconds patience{30'000};  // how long one request may take
 };
 
 // Empty when the backend conforms. Else the first violation in one line, with the seed with which

@@ -1,15 +1,18 @@
 // That the suite finds faults, and passes what is sound. Each fault is one line of a backend.
 #include "conformance/backend_conformance.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
 #include <algorithm>
 #include <cerrno>
-#include <coroutine>
 #include <cstring>
-#include <deque>
 #include <mutex>
+#include <stdexcept>
 #include <vector>
 
 #include <gtest/gtest.h>
+
+#include "base/fd.h"
 
 namespace ashlar::test {
 namespace {
@@ -221,6 +224,41 @@ TEST(Conformance, FindsSessionsThatShareWhatTheyMustNot) {
     EXPECT_NE(violation, "");
 }
 
+// ---- Backends that hold their data -------------------------------------------------------------
+
+struct Located : Sound {
+    std::byte* locate(Range range) { return at(range.offset); }
+};
+
+TEST(Conformance, PassesABackendThatLocatesItsData) {
+    for (const std::uint64_t seed : {1U, 2U}) EXPECT_EQ(check<Located>(seed), "");
+}
+
+TEST(Conformance, FindsABackendThatLocatesTheWrongBytes) {
+    struct Broken : Sound {
+        std::byte* locate(Range range) { return at(range.offset == 0 ? 512 : range.offset); }
+    };
+    EXPECT_NE(check<Broken>().find(" instead of "), std::string::npos) << check<Broken>();
+}
+
+TEST(Conformance, FindsWritesThatGoToACopy) {
+    struct Broken : Sound {
+        std::byte* locate(Range range) {
+            copy.assign(at(range.offset), at(range.offset) + range.length);
+            return copy.data();
+        }
+        std::vector<std::byte> copy;
+    };
+    EXPECT_NE(check<Broken>().find(" instead of "), std::string::npos) << check<Broken>();
+}
+
+TEST(Conformance, FindsABackendThatHoldsItsDataAndLocatesNone) {
+    struct Broken : Sound {
+        std::byte* locate(Range) { return nullptr; }
+    };
+    EXPECT_NE(check<Broken>().find("locates none of it"), std::string::npos) << check<Broken>();
+}
+
 // ---- Backends that are no plain class ----------------------------------------------------------
 
 // What is advertised and what is done need not agree when a Backend is written by hand.
@@ -230,8 +268,8 @@ public:
     [[nodiscard]] std::string_view name() const noexcept override { return "liar"; }
     [[nodiscard]] Geometry geometry() const override { return {.size = kSize}; }
     [[nodiscard]] Capabilities capabilities() const override { return can_; }
-    [[nodiscard]] Result<std::unique_ptr<Session>> open_session() override {
-        return sound_->open_session();
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override {
+        return sound_->open_session(io);
     }
 
 private:
@@ -256,63 +294,142 @@ TEST(Conformance, FindsWhatIsDoneWithoutBeingAdvertised) {
     EXPECT_NE(check_liar({.flush = true, .read_only = true}), "");
 }
 
-// Serves from a list of coroutines that only a pump resumes.
-thread_local std::deque<std::coroutine_handle<>> waiting;
-
-void pump() {
-    if (waiting.empty()) throw std::logic_error("nothing waits");
-    const auto next = waiting.front();
-    waiting.pop_front();
-    next.resume();
-}
-
-struct Turn {
-    static bool await_ready() noexcept { return false; }
-    static void await_suspend(std::coroutine_handle<> handle) { waiting.push_back(handle); }
-    static void await_resume() noexcept {}
-};
+// Answers later, and out of order: the ring's clock decides. `Twist` is what goes wrong.
+enum class Twist { none, never_answers, mixes_up };
 
 class Slow final : public Backend {
 public:
+    explicit Slow(Twist twist) : twist_(twist) {}
     [[nodiscard]] std::string_view name() const noexcept override { return "slow"; }
     [[nodiscard]] Geometry geometry() const override { return sound_->geometry(); }
     [[nodiscard]] Capabilities capabilities() const override { return sound_->capabilities(); }
-    [[nodiscard]] Result<std::unique_ptr<Session>> open_session() override {
-        auto below = sound_->open_session();
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override {
+        auto below = sound_->open_session(io);
         if (!below) return std::unexpected(below.error());
-        return std::make_unique<SlowSession>(std::move(*below));
+        return std::make_unique<SlowSession>(std::move(*below), io, twist_);
     }
 
 private:
     class SlowSession final : public Session {
     public:
-        explicit SlowSession(std::unique_ptr<Session> below) : below_(std::move(below)) {}
+        SlowSession(std::unique_ptr<Session> below, Io& io, Twist twist)
+            : below_(std::move(below)), twist_(twist), background_(background(io)) {}
+
         Task<> serve(Io& io, const Request& request) override {
-            co_await Turn{};
-            const IoResult result = co_await below_->serve(io, request);
-            co_await Turn{};
+            latest_ = &request;
+            // The later it came the sooner it is answered.
+            co_await io.sleep(std::chrono::microseconds(400 - 50 * std::min(++in_flight_, 7)));
+            if (twist_ == Twist::never_answers) co_await Completion(io);
+            const IoResult result =
+                co_await below_->serve(io, twist_ == Twist::mixes_up ? *latest_ : request);
+            --in_flight_;
             co_return result;
         }
 
     private:
+        // Until it is cancelled, as of a session that listens to a connection.
+        static Task<> background(Io& io) {
+            IoResult result;
+            while (result.ok()) result = co_await io.sleep(std::chrono::hours(1));
+            co_return result;
+        }
         std::unique_ptr<Session> below_;
+        const Twist twist_;
+        int in_flight_ = 0;
+        const Request* latest_ = nullptr;
+        Task<> background_;
     };
+    const Twist twist_;
     std::shared_ptr<Backend> sound_ = make_backend(Sound());
 };
 
-Conformance slow() {
-    return {.open = [] { return Result<std::shared_ptr<Backend>>(std::make_shared<Slow>()); },
-            .pump = pump,
-            .operations = 300};
+std::string check_slow(Twist twist) {
+    return check_conformance(
+        {.open =
+             [twist] { return Result<std::shared_ptr<Backend>>(std::make_shared<Slow>(twist)); },
+         .seed = 1,
+         .operations = 200,
+         .threads = 2,
+         .patience = std::chrono::milliseconds(twist == Twist::never_answers ? 50 : 30'000)});
 }
 
-TEST(Conformance, DrivesAsynchronousBackendsByAPump) { EXPECT_EQ(check_conformance(slow()), ""); }
+TEST(Conformance, DrivesSessionsThatTakeTheirTimeOnTheRing) {
+    EXPECT_EQ(check_slow(Twist::none), "");
+}
 
-TEST(Conformance, FindsASessionThatIsNotDoneWithoutAPump) {
-    Conformance conformance = slow();
-    conformance.pump = nullptr;
-    EXPECT_NE(check_conformance(conformance).find("there is no pump"), std::string::npos);
-    waiting.clear();
+TEST(Conformance, FindsASessionThatMixesUpWhatIsInFlight) {
+    const std::string violation = check_slow(Twist::mixes_up);
+    EXPECT_NE(violation.find(" instead of "), std::string::npos) << violation;
+}
+
+TEST(Conformance, FindsASessionThatNeverAnswers) {
+    EXPECT_NE(check_slow(Twist::never_answers).find("is not done in time"), std::string::npos);
+}
+
+// ---- Backends that only pass data on -----------------------------------------------------------
+
+// A file of memory, read and written by the ring.
+class Routing final : public Backend {
+public:
+    explicit Routing(bool broken) : broken_(broken), file_(memfd_create("disk", MFD_CLOEXEC)) {
+        if (ftruncate(file_.get(), kSize) != 0) throw std::runtime_error("memfd");
+    }
+    [[nodiscard]] std::string_view name() const noexcept override { return "routing"; }
+    [[nodiscard]] Geometry geometry() const override { return {.size = kSize}; }
+    [[nodiscard]] Capabilities capabilities() const override { return {}; }
+    [[nodiscard]] DataAccess data_access() const noexcept override { return DataAccess::routes; }
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override {
+        return std::make_unique<RoutingSession>(file_.get(), broken_);
+    }
+
+private:
+    class RoutingSession final : public Session {
+    public:
+        RoutingSession(int file, bool broken) : file_(file), broken_(broken) {}
+        Task<> serve(Io& io, const Request& request) override {
+            if (request.op != Op::read && request.op != Op::write) {
+                co_return std::errc::operation_not_supported;
+            }
+            // Broken: the second half of a registered buffer begins at its start again.
+            const auto half = static_cast<std::uint32_t>(request.length / 2);
+            const Buffer whole = request.buffer;
+            const Buffer first = whole.part(0, half);
+            const Buffer second =
+                broken_ && !whole.is_memory()
+                    ? Buffer::registered(whole.index(), static_cast<std::uint32_t>(whole.address()),
+                                         half)
+                    : whole.part(half, half);
+            const IoResult one = co_await move(io, request.op, first, request.offset);
+            if (!one.ok()) co_return one;
+            const IoResult two = co_await move(io, request.op, second, request.offset + half);
+            if (!two.ok()) co_return two;
+            co_return IoResult::bytes(one.count() + two.count());
+        }
+
+    private:
+        Task<> move(Io& io, Op op, Buffer buffer, std::uint64_t offset) const {
+            if (op == Op::read) co_return co_await io.read(file_, buffer, offset);
+            co_return co_await io.write(file_, buffer, offset);
+        }
+        int file_;
+        bool broken_;
+    };
+    bool broken_;
+    Fd file_;
+};
+
+std::string check_routing(bool broken) {
+    return check_conformance(
+        {.open =
+             [=] { return Result<std::shared_ptr<Backend>>(std::make_shared<Routing>(broken)); },
+         .operations = 500});
+}
+
+TEST(Conformance, PassesABackendThatPassesDataOn) { EXPECT_EQ(check_routing(false), ""); }
+
+TEST(Conformance, FindsABackendThatLosesItsPlaceInARegisteredBuffer) {
+    const std::string violation = check_routing(true);
+    EXPECT_NE(violation.find(" instead of "), std::string::npos) << violation;
 }
 
 TEST(Conformance, SaysWhyABackendDidNotOpen) {

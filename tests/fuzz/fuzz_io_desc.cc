@@ -24,7 +24,7 @@ struct Input {
 void check_accepted(const Input& input, const Request& request) {
     const std::uint32_t op = input.desc.op_flags & 0xff;
     require(request.queue == input.queue && request.tag == input.tag);
-    require(request.data == nullptr && request.bytes().empty());
+    require(request.buffer.is_memory() && request.bytes().empty());
     require(request.offset % 512 == 0);
     require(request.length <= (std::uint64_t{1} << 63) - request.offset);
     require(name(request.op) != "unknown");

@@ -1,5 +1,5 @@
 // FakeCharDevice: stands in for /dev/ublkcN. A memory file holds the descriptor arrays, which the
-// test writes as the driver would.
+// test writes as the driver would; past them the data of requests, for user copy.
 #pragma once
 
 #include <sys/mman.h>
@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <stdexcept>
+#include <vector>
 
 #include "base/fd.h"
 #include "core/queue.h"
@@ -38,12 +39,41 @@ public:
         return watch;
     }
 
+    // Another one in its place. Answers a watch on it.
+    std::weak_ptr<CharDevice> replace(std::shared_ptr<CharDevice> device) {
+        device_ = std::move(device);
+        return device_;
+    }
+
     void put(std::uint16_t queue, std::uint16_t tag, const kernel::abi::IoDesc& descriptor) {
         std::memcpy(mapping_.data() + queue * stride() + tag * sizeof(descriptor), &descriptor,
                     sizeof(descriptor));
     }
 
+    // What a write's request carries, and what a read's was given; `bytes` past it there is
+    // nothing, as with memory that the driver cannot reach.
+    void put_data(std::uint16_t queue, std::uint16_t tag, const std::vector<std::byte>& data) {
+        const auto end = data_offset(queue, tag) + static_cast<off_t>(data.size());
+        if (pwrite(device_->fd.get(), data.data(), data.size(), data_offset(queue, tag)) !=
+                static_cast<ssize_t>(data.size()) ||
+            ftruncate(device_->fd.get(), end) != 0) {
+            throw std::runtime_error("put_data");
+        }
+    }
+    [[nodiscard]] std::vector<std::byte> data(std::uint16_t queue, std::uint16_t tag,
+                                              std::size_t length) const {
+        std::vector<std::byte> data(length);
+        const ssize_t count =
+            pread(device_->fd.get(), data.data(), length, data_offset(queue, tag));
+        data.resize(count < 0 ? 0 : static_cast<std::size_t>(count));
+        return data;
+    }
+
 private:
+    // As the driver has it: byte, tag and queue of a request, from bit 0, 25 and 41.
+    static off_t data_offset(std::uint16_t queue, std::uint16_t tag) noexcept {
+        return 0x8000'0000 + (off_t{queue} << 41) + (off_t{tag} << 25);
+    }
     // As the driver has it, and not with the code under test: every queue's array has room for the
     // largest depth, whatever the device's.
     static std::size_t stride() {

@@ -1,4 +1,4 @@
-// Sessions and a queue's owner that remember what happened to them.
+// Sessions, a backend that hands them out, and a queue's owner, that remember what happened.
 #pragma once
 
 #include <algorithm>
@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -18,13 +19,18 @@ namespace ashlar::test {
 class RecordingOwner final : public QueueOwner {
 public:
     void queue_opened() noexcept override { ++opened; }
-    void queue_home(std::uint16_t index) noexcept override { homes.push_back(index); }
+    void queue_home(std::uint16_t thread) noexcept override { homes.push_back(thread); }
     void queue_failed(std::uint16_t, Error error) noexcept override {
         failures.push_back(std::move(error));
     }
     void queue_closed() noexcept override {
         ++closed;
         if (on_closed) on_closed();
+    }
+    [[nodiscard]] QueueCounters counted() const noexcept {
+        QueueCounters sum;
+        counters.add_to(sum);
+        return sum;
     }
 
     int opened = 0;
@@ -35,18 +41,24 @@ public:
     LiveCounters counters;  // lives as long as the owner, as a queue wants it
 };
 
-// Answers at once with what `answer` says.
+// Answers at once with what `answer` says; names the memory that `place` says.
 class RecordingSession final : public Session {
 public:
     Task<> serve(Io&, const Request& request) override {
         requests.push_back(request);
         return answer(request);
     }
+    [[nodiscard]] std::byte* locate(const Request& request) noexcept override {
+        located.push_back(request);
+        return place ? place(request) : nullptr;
+    }
 
     std::vector<Request> requests;
+    std::vector<Request> located;
     std::function<IoResult(const Request&)> answer = [](const Request& request) {
         return IoResult::bytes(request.length);
     };
+    std::function<std::byte*(const Request&)> place;
 };
 
 // Parks every request until the test resumes it.
@@ -90,6 +102,30 @@ private:
         }
         [[nodiscard]] IoResult await_resume() const noexcept { return result; }
     };
+};
+
+// Hands out the one session that the test has prepared; without one it has the error.
+class SessionBackend final : public Backend {
+public:
+    explicit SessionBackend(std::unique_ptr<Session> session) : session_(std::move(session)) {}
+    explicit SessionBackend(Error error) : error_(std::move(error)) {}
+    [[nodiscard]] std::string_view name() const noexcept override { return "prepared"; }
+    [[nodiscard]] Geometry geometry() const override { return {.size = std::uint64_t{1} << 40}; }
+    [[nodiscard]] Capabilities capabilities() const override { return can; }
+    [[nodiscard]] DataAccess data_access() const noexcept override { return access; }
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override {
+        session_io = &io;
+        if (!session_) return std::unexpected(error_);
+        return std::move(session_);
+    }
+
+    Capabilities can{};
+    DataAccess access = DataAccess::sees;
+    Io* session_io = nullptr;  // as given to open_session
+
+private:
+    std::unique_ptr<Session> session_;
+    Error error_{.operation = "open session", .code = EIO};
 };
 
 }  // namespace ashlar::test

@@ -114,6 +114,55 @@ class Mounted:
         os.rmdir(self.point)
 
 
+class Store:
+    """An ext4 file system, for files that back devices; on the RAM disk unless told where."""
+
+    def __init__(self, disk="/dev/ram0"):
+        if not os.path.exists(disk):
+            raise unittest.SkipTest("needs a RAM disk at /dev/ram0 (modprobe brd)")
+        run("mkfs.ext4", "-q", "-F", disk)
+        self.mounted = Mounted(disk)
+        self.point = self.mounted.__enter__()
+        self.count = 0
+
+    def name(self):
+        self.count += 1
+        return f"{self.point}/disk{self.count}"
+
+    def fresh(self, size):
+        """A sparse file."""
+        path = self.name()
+        run("truncate", "-s", size, path)
+        return path
+
+    def close(self):
+        self.mounted.__exit__()
+
+
+def kernel_features():
+    """Names of what the running driver offers."""
+    return {feature["name"] for feature in ashlar_json("features")["features"]
+            if feature["available"]}
+
+
+def sysfs(device, attribute):
+    return read_text(f"/sys/block/{device}/queue/{attribute}").strip()
+
+
+def count_events(event, call):
+    """How often a trace event of the kernel happens during the call."""
+    directory = f"/sys/kernel/tracing/events/{event.replace(':', '/')}"
+    with open(f"{directory}/trigger", "w", encoding="ascii") as trigger:
+        trigger.write("hist:keys=common_pid")
+    try:
+        call()
+        lines = read_text(f"{directory}/hist").splitlines()
+    finally:
+        with open(f"{directory}/trigger", "w", encoding="ascii") as trigger:
+            trigger.write("!hist:keys=common_pid")
+    return sum(int(line.rsplit(":", 1)[1]) for line in lines if "hitcount:" in line and "{" in line)
+
+
 class DeviceTest(unittest.TestCase):
     """Starts and ends with no device; what a failed test left is removed."""
 

@@ -7,6 +7,7 @@
 #include <ashlar/backends.h>
 
 #include "conformance/backend_conformance.h"
+#include "support/ring_runner.h"
 
 namespace ashlar {
 namespace {
@@ -30,25 +31,27 @@ TEST(Memory, ConformsWithASizeThatIsNoMultipleOfAPage) {
 // Served through a session, as a queue does.
 class MemoryTest : public testing::Test {
 protected:
-    IoResult serve(Op op, std::uint64_t offset, std::uint64_t length, std::byte* data = nullptr,
+    IoResult serve(Op op, std::uint64_t offset, std::uint32_t length, std::byte* data = nullptr,
                    bool no_unmap = false) {
-        Arena arena(nullptr, 0);
-        Io io(arena);
-        const Request request{
-            .offset = offset, .length = length, .op = op, .no_unmap = no_unmap, .data = data};
-        const Task<> task = session->serve(io, request);
+        const Request request{.offset = offset,
+                              .length = length,
+                              .op = op,
+                              .no_unmap = no_unmap,
+                              .buffer = Buffer::memory(data, data == nullptr ? 0 : length)};
+        const Task<> task = session->serve(ring.io(), request);
         EXPECT_TRUE(task.done());
         return task.result();
     }
-    std::vector<std::byte> read(std::uint64_t offset, std::uint64_t length) {
+    std::vector<std::byte> read(std::uint64_t offset, std::uint32_t length) {
         std::vector<std::byte> data(length, std::byte{0xee});
         EXPECT_TRUE(serve(Op::read, offset, length, data.data()).ok());
         return data;
     }
 
     static constexpr std::uint64_t kSize = 1 << 20;
+    test::RingRunner ring;
     std::shared_ptr<Backend> backend = open_memory({.geometry = {.size = kSize}}).value();
-    std::unique_ptr<Session> session = backend->open_session().value();
+    std::unique_ptr<Session> session = backend->open_session(ring.io()).value();
 };
 
 TEST_F(MemoryTest, SaysWhatItIs) {
@@ -60,13 +63,25 @@ TEST_F(MemoryTest, SaysWhatItIs) {
     EXPECT_FALSE(can.flush) << "it has no volatile cache: it is one";
     EXPECT_FALSE(can.fua);
     EXPECT_FALSE(can.read_only);
+    EXPECT_EQ(backend->data_access(), DataAccess::holds) << "the engine copies to and from it";
+}
+
+TEST_F(MemoryTest, LocatesTheBytesThemselves) {
+    std::vector<std::byte> data(512, std::byte{0x42});
+    ASSERT_TRUE(serve(Op::write, 1024, 512, data.data()).ok());
+    const Request whole{.offset = 512, .length = 1536, .op = Op::read};
+    const std::byte* bytes = session->locate(whole);
+    ASSERT_NE(bytes, nullptr);
+    for (std::size_t i = 0; i < 1536; ++i) {
+        ASSERT_EQ(bytes[i], i >= 512 && i < 1024 ? std::byte{0x42} : std::byte{0}) << i;
+    }
 }
 
 TEST_F(MemoryTest, DiscardedBytesReadAsZeroes) {
     std::vector<std::byte> data(6 * 4096, std::byte{0x77});
-    ASSERT_TRUE(serve(Op::write, 0, data.size(), data.data()).ok());
+    ASSERT_TRUE(serve(Op::write, 0, 6 * 4096, data.data()).ok());
     ASSERT_TRUE(serve(Op::discard, 512, 4 * 4096).ok());
-    const auto now = read(0, data.size());
+    const auto now = read(0, 6 * 4096);
     for (std::size_t i = 0; i < now.size(); ++i) {
         const bool hole = i >= 512 && i < 512 + 4 * 4096;
         ASSERT_EQ(now[i], hole ? std::byte{0} : std::byte{0x77}) << i;
@@ -74,7 +89,7 @@ TEST_F(MemoryTest, DiscardedBytesReadAsZeroes) {
 }
 
 TEST_F(MemoryTest, SessionsSeeTheSameDisk) {
-    auto other = backend->open_session().value();
+    auto other = backend->open_session(ring.io()).value();
     std::vector<std::byte> data(512, std::byte{0x42});
     ASSERT_TRUE(serve(Op::write, 4096, 512, data.data()).ok());
     session = std::move(other);
@@ -85,7 +100,7 @@ TEST_F(MemoryTest, DisksAreApart) {
     std::vector<std::byte> data(512, std::byte{0x42});
     ASSERT_TRUE(serve(Op::write, 0, 512, data.data()).ok());
     auto other = open_memory({.geometry = {.size = kSize}}).value();
-    session = other->open_session().value();
+    session = other->open_session(ring.io()).value();
     EXPECT_EQ(read(0, 512), std::vector<std::byte>(512));
 }
 
@@ -93,15 +108,14 @@ TEST(Memory, TakesNoMemoryBeforeItIsWritten) {
     // Far more than there is: only address space is taken.
     auto large = open_memory({.geometry = {.size = std::uint64_t{1} << 36}});
     ASSERT_TRUE(large) << large.error().message();
-    auto session = (*large)->open_session().value();
-    Arena arena(nullptr, 0);
-    Io io(arena);
+    test::RingRunner ring;
+    auto session = (*large)->open_session(ring.io()).value();
     std::vector<std::byte> data(4096, std::byte{1});
     const Request request{.offset = (std::uint64_t{1} << 36) - 4096,
                           .length = 4096,
                           .op = Op::write,
-                          .data = data.data()};
-    EXPECT_TRUE(session->serve(io, request).result().ok());
+                          .buffer = Buffer::memory(data.data(), 4096)};
+    EXPECT_TRUE(session->serve(ring.io(), request).result().ok());
 }
 
 TEST(Memory, RefusesWhatMakesNoDisk) {

@@ -16,7 +16,14 @@ public:
     explicit NullSession(int zeroes) : zeroes_(zeroes) {}
 
     Task<> serve(Io& io, const Request& request) override {
-        if (request.op != Op::read || zeroes_ < 0) return IoResult{};
+        switch (request.op) {
+            case Op::read: break;
+            case Op::write:
+            case Op::discard:
+            case Op::write_zeroes: return IoResult{};
+            default: return IoResult(std::errc::operation_not_supported);
+        }
+        if (zeroes_ < 0) return IoResult{};
         if (!request.buffer.is_memory()) return fill_registered(io, request.buffer);
         std::memset(request.buffer.data(), 0, request.buffer.length());
         return IoResult{};

@@ -8,28 +8,29 @@
 #include <ashlar/backends.h>
 
 #include "conformance/backend_conformance.h"
-#include "core/queue.h"
-#include "support/fake_char_device.h"
-#include "support/fake_reactor.h"
-#include "support/test_sessions.h"
+#include "support/queue_fixture.h"
+#include "support/registered_memory.h"
+#include "support/ring_runner.h"
 
 namespace ashlar {
 namespace {
 
 class NullTest : public testing::Test {
 protected:
-    IoResult serve(Op op, std::uint64_t offset, std::uint64_t length, std::byte* data = nullptr) {
-        Arena arena(nullptr, 0);
-        Io io(arena);
-        const Request request{.offset = offset, .length = length, .op = op, .data = data};
-        const Task<> task = session->serve(io, request);
-        EXPECT_TRUE(task.done());
-        return task.result();
+    IoResult serve(Op op, std::uint64_t offset, std::uint64_t length, Buffer buffer = {}) {
+        const Request request{.offset = offset, .length = length, .op = op, .buffer = buffer};
+        return ring.run(session->serve(ring.io(), request));
+    }
+    IoResult serve(Op op, std::uint64_t offset, std::vector<std::byte>& data,
+                   std::uint32_t length = 0) {
+        if (length == 0) length = static_cast<std::uint32_t>(data.size());
+        return serve(op, offset, length, Buffer::memory(data.data(), length));
     }
 
     static constexpr std::uint64_t kSize = std::uint64_t{250} << 30;
+    test::RingRunner ring;
     std::shared_ptr<Backend> backend = open_null({.geometry = {.size = kSize}}).value();
-    std::unique_ptr<Session> session = backend->open_session().value();
+    std::unique_ptr<Session> session = backend->open_session(ring.io()).value();
 };
 
 TEST_F(NullTest, SaysWhatItIs) {
@@ -43,48 +44,40 @@ TEST_F(NullTest, SaysWhatItIs) {
 
 TEST_F(NullTest, ReadsZeroesAndDropsWrites) {
     std::vector<std::byte> data(8192, std::byte{0x55});
-    EXPECT_TRUE(serve(Op::write, kSize - 8192, 8192, data.data()).ok());
+    EXPECT_TRUE(serve(Op::write, kSize - 8192, data).ok());
     EXPECT_EQ(data, std::vector<std::byte>(8192, std::byte{0x55})) << "the data is left alone";
-    EXPECT_TRUE(serve(Op::read, kSize - 8192, 8192, data.data()).ok());
+    EXPECT_TRUE(serve(Op::read, kSize - 8192, data).ok());
     EXPECT_EQ(data, std::vector<std::byte>(8192));
 }
 
 TEST_F(NullTest, ReadsZeroesIntoWhateverBuffer) {
     std::vector<std::byte> first(4096, std::byte{1});
     std::vector<std::byte> second(8192, std::byte{2});
-    EXPECT_TRUE(serve(Op::read, 0, 512, first.data()).ok());
-    EXPECT_TRUE(serve(Op::read, 0, 4096, first.data()).ok()) << "more than before";
+    EXPECT_TRUE(serve(Op::read, 0, first, 512).ok());
+    EXPECT_TRUE(serve(Op::read, 0, first).ok()) << "more than before";
     EXPECT_EQ(first, std::vector<std::byte>(4096));
-    EXPECT_TRUE(serve(Op::read, 0, 8192, second.data()).ok());
+    EXPECT_TRUE(serve(Op::read, 0, second).ok());
     EXPECT_EQ(second, std::vector<std::byte>(8192));
     std::ranges::fill(first, std::byte{3});
-    EXPECT_TRUE(serve(Op::read, 0, 4096, first.data()).ok());
+    EXPECT_TRUE(serve(Op::read, 0, first).ok());
     EXPECT_EQ(first, std::vector<std::byte>(4096));
 }
 
 // Some kernels only warn of a write to a read-only disk, and let it through. The engine refuses it,
 // but by then its data is in the tag's buffer.
-TEST_F(NullTest, ReadsZeroesAlsoAfterAWriteThatTheEngineRefused) {
+using NullQueueTest = test::QueueFixture;
+
+TEST_F(NullQueueTest, ReadsZeroesAlsoAfterAWriteThatTheEngineRefused) {
     namespace abi = kernel::abi;
-    test::FakeCharDevice kernel;
-    test::FakeReactor reactor;
-    auto owner = std::make_shared<test::RecordingOwner>();
-    const QueueConfig config{.depth = 1, .io_max = 4096, .capabilities = {.read_only = true}};
-    auto queue =
-        Queue::open(config, kernel.device(), reactor, std::move(session), owner->counters, owner);
-    ASSERT_TRUE(queue);
-    (*queue)->fetch_all();
+    config.capabilities = {.read_only = true};
+    queue = open(open_null({.geometry = {.size = 1 << 20}}).value()).value();
+    queue->fetch_all();
     auto* buffer = reinterpret_cast<std::byte*>(reactor.find(0, 0)->io.addr);
-    kernel.put(0, 0, test::make_descriptor(abi::io_op_read, 0, 8));
-    ASSERT_TRUE(reactor.complete_tag(0, 0, abi::io_res_ok));
+    EXPECT_EQ(serve(test::make_descriptor(abi::io_op_read, 0, 8)), 4096);
     std::fill_n(buffer, 4096, std::byte{0x5a});  // what the kernel does for a write
-    kernel.put(0, 0, test::make_descriptor(abi::io_op_write, 0, 8));
-    ASSERT_TRUE(reactor.complete_tag(0, 0, abi::io_res_ok));
-    ASSERT_EQ(reactor.find(0, 0)->io.result, -EROFS);
-    kernel.put(0, 0, test::make_descriptor(abi::io_op_read, 0, 8));
-    ASSERT_TRUE(reactor.complete_tag(0, 0, abi::io_res_ok));
+    EXPECT_EQ(serve(test::make_descriptor(abi::io_op_write, 0, 8)), -EROFS);
+    EXPECT_EQ(serve(test::make_descriptor(abi::io_op_read, 0, 8)), 4096);
     EXPECT_EQ(std::count(buffer, buffer + 4096, std::byte{0}), 4096);
-    (*queue)->reactor_gone();
 }
 
 TEST_F(NullTest, DiscardsAndWritesZeroes) {
@@ -95,6 +88,29 @@ TEST_F(NullTest, DiscardsAndWritesZeroes) {
 TEST_F(NullTest, RefusesWhatItDoesNotAdvertise) {
     EXPECT_EQ(serve(Op::flush, 0, 0).error(), EOPNOTSUPP);
     EXPECT_EQ(serve(Op::zone_open, 0, 512).error(), EOPNOTSUPP);
+}
+
+TEST_F(NullTest, SaysThatItOnlyRoutes) { EXPECT_EQ(backend->data_access(), DataAccess::routes); }
+
+TEST_F(NullTest, ReadsZeroesIntoRegisteredBuffers) {
+    const test::RegisteredMemory memory(ring, 1 << 20);
+    std::ranges::fill(memory.bytes(), std::byte{7});
+    EXPECT_TRUE(serve(Op::write, 0, 4096, memory.buffer(0, 4096)).ok());
+    EXPECT_TRUE(serve(Op::read, 0, 4096, memory.buffer(4096, 4096)).ok());
+    for (std::size_t i = 0; i < 3 * 4096; ++i) {
+        ASSERT_EQ(memory.bytes()[i], i / 4096 == 1 ? std::byte{0} : std::byte{7}) << i;
+    }
+    EXPECT_TRUE(serve(Op::read, 0, 1 << 20, memory.buffer()).ok());
+    EXPECT_EQ(std::ranges::count(memory.bytes(), std::byte{0}), 1 << 20);
+}
+
+TEST_F(NullTest, WithoutFillItLeavesWhatIsReadAlone) {
+    backend = open_null({.geometry = {.size = kSize}, .fill = false}).value();
+    session = backend->open_session(ring.io()).value();
+    std::vector<std::byte> data(4096, std::byte{0x55});
+    EXPECT_TRUE(serve(Op::read, 0, data).ok());
+    EXPECT_EQ(data, std::vector<std::byte>(4096, std::byte{0x55}));
+    EXPECT_TRUE(serve(Op::read, 0, 4096, Buffer::registered(9, 0, 4096)).ok());
 }
 
 TEST(Null, IsToldFromADiskByTheConformanceSuite) {

@@ -1,12 +1,12 @@
 // What of devices can be tested without a driver; the rest is tests/vm.
-#include <ashlar/device.h>
+#include "core/device_options.h"
 
 #include <unistd.h>
 #include <cerrno>
 
 #include <gtest/gtest.h>
 
-#include <ashlar/backends.h>
+#include <ashlar/ashlar.h>
 
 namespace ashlar {
 namespace {
@@ -17,7 +17,7 @@ public:
     [[nodiscard]] std::string_view name() const noexcept override { return "shaped"; }
     [[nodiscard]] Geometry geometry() const override { return geometry_; }
     [[nodiscard]] Capabilities capabilities() const override { return {}; }
-    [[nodiscard]] Result<std::unique_ptr<Session>> open_session() override {
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override {
         ADD_FAILURE() << "no session is opened before the device stands";
         return std::unexpected(Error{.operation = "open session", .code = EIO});
     }
@@ -60,6 +60,26 @@ TEST(DeviceOptions, IoMaxOutOfRange) {
     EXPECT_EQ(refused({.io_max = 0xffff'ffff}), "io_max is 4294967295" + allowed);
 }
 
+TEST(DeviceOptions, ThreadsPerQueue) {
+    EXPECT_EQ(refused({.depth = 8, .threads_per_queue = 0}),
+              "threads per queue is 0; allowed are 1 to the depth, 8");
+    EXPECT_EQ(refused({.depth = 8, .threads_per_queue = 9}),
+              "threads per queue is 9; allowed are 1 to the depth, 8");
+    EXPECT_TRUE(check_device_options({.depth = 8, .threads_per_queue = 8}, {.size = 512}));
+}
+
+TEST(DeviceOptions, Polling) {
+    using std::chrono::milliseconds;
+    EXPECT_EQ(refused({.polling = SubmissionPolling{.idle = milliseconds(0)}}),
+              "idle time of polling is 0 ms; it must be 1 or more");
+    EXPECT_TRUE(check_device_options({.polling = SubmissionPolling{.idle = milliseconds(1)}},
+                                     {.size = 512}));
+    auto threads = QueueThreads::create({.count = 1, .entries = 4});
+    ASSERT_TRUE(threads) << threads.error().message();
+    EXPECT_EQ(refused({.polling = SubmissionPolling{}, .threads = *threads}),
+              "polling is a setting of the shared threads (QueueThreads::Options)");
+}
+
 TEST(DeviceOptions, GeometryOfTheBackend) {
     const Error size = refusal({}, {.size = 1000});
     EXPECT_EQ(size.code, EINVAL);
@@ -75,6 +95,7 @@ TEST(DeviceOptions, TheLimitsThemselvesAreAllowed) {
     for (const DeviceOptions& options :
          {DeviceOptions{.queues = 1, .depth = 1, .io_max = 4096},
           DeviceOptions{.queues = 4096, .depth = 4096, .io_max = 32 << 20}}) {
+        EXPECT_TRUE(check_device_options(options, {.size = 512}));
         // Without a driver, or without rights, it fails, but for another reason.
         EXPECT_NE(refusal(options).operation, "check settings");
     }
