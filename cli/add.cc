@@ -6,120 +6,66 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <iterator>
 #include <memory>
-
-#include <ashlar/backends.h>
+#include <span>
 
 #include "base/fd.h"
-#include "base/units.h"
+#include "cli/backend_table.h"
 #include "cli/command.h"
 #include "cli/device_report.h"
+#include "cli/device_spec.h"
 #include "cli/server.h"
 
 namespace ashlar::cli {
 namespace {
 
-constexpr DeviceId kIdMost = 1'048'575;
-
-// What the command line said, as text: every check answers in our own words.
+// What the command line said.
 struct AddOptions {
-    std::optional<std::string> size;
-    std::optional<std::string> block_size;
-    std::optional<std::string> physical_block_size;
-    std::optional<std::string> io_max;
-    std::optional<std::string> id;
-    std::optional<std::string> queues;
-    std::optional<std::string> depth;
+    Spec backend;                      // its type and own options
+    std::vector<std::string> members;  // specs
+    std::vector<std::string> layers;   // specs
+    Spec device;                       // options only
     std::string log_file;
-    bool read_only = false;
     bool foreground = false;
     bool json = false;
-    bool hugepages = false;
-    bool no_fill = false;
 };
 
-struct UsageError {
-    std::string message;
-};
-template <class T>
-using Parsed = std::expected<T, UsageError>;
-
-Parsed<std::uint64_t> size_option(std::string_view option, const std::optional<std::string>& text,
-                                  std::uint64_t fallback) {
-    if (!text) return fallback;
-    auto size = parse_size(*text);
-    if (!size) return std::unexpected(UsageError{fmt::format("{}: {}", option, size.error())});
-    return *size;
+// The whole backend, with members and layers, by paths that hold in any directory.
+Parsed<Spec> read_backend(const AddOptions& options) {
+    Spec spec = options.backend;
+    for (const std::string& text : options.members) {
+        auto member = parse_spec(text, grammar());
+        if (!member) return member;
+        spec.members.push_back(std::move(*member));
+    }
+    for (const std::string& text : options.layers) {
+        auto layers = parse_layers(text, grammar());
+        if (!layers) return std::unexpected("--layer: " + layers.error());
+        std::ranges::move(*layers, std::back_inserter(spec.layers));
+    }
+    std::error_code gone;
+    const auto directory = std::filesystem::current_path(gone);
+    if (!gone) make_paths_absolute(spec, directory.native());
+    return spec;
 }
 
-Parsed<std::uint32_t> small_size_option(std::string_view option,
-                                        const std::optional<std::string>& text,
-                                        std::uint32_t fallback) {
-    auto size = size_option(option, text, fallback);
-    if (!size) return std::unexpected(size.error());
-    if (*size > UINT32_MAX) {
-        return std::unexpected(UsageError{fmt::format("{}: {} is too large", option, *text)});
-    }
-    return static_cast<std::uint32_t>(*size);
-}
-
-// Decimal digits only: 010 is ten.
-Parsed<std::uint32_t> number_option(std::string_view option, const std::optional<std::string>& text,
-                                    std::uint32_t least, std::uint32_t most,
-                                    std::uint32_t fallback) {
-    if (!text) return fallback;
-    std::uint32_t value = 0;
-    const char* end = text->data() + text->size();
-    const auto parsed = std::from_chars(text->data(), end, value);
-    if (parsed.ec != std::errc{} || parsed.ptr != end || value < least || value > most) {
-        return std::unexpected(UsageError{
-            fmt::format("{} is '{}'; allowed are {} to {}", option, *text, least, most)});
-    }
-    return value;
-}
-
-Parsed<Geometry> parse_geometry(const AddOptions& options, std::uint64_t default_size) {
-    auto size = size_option("--size", options.size, default_size);
-    if (!size) return std::unexpected(size.error());
-    auto block = small_size_option("--block-size", options.block_size, 512);
-    if (!block) return std::unexpected(block.error());
-    auto physical = small_size_option("--physical-block-size", options.physical_block_size,
-                                      std::max<std::uint32_t>(*block, 4096));
-    if (!physical) return std::unexpected(physical.error());
-    const Geometry geometry{
-        .size = *size, .logical_block_size = *block, .physical_block_size = *physical};
-    if (auto valid = check_geometry(geometry); !valid) {
-        return std::unexpected(UsageError{valid.error().detail});
-    }
-    return geometry;
-}
-
-Parsed<DeviceOptions> parse_device_options(const AddOptions& options) {
-    DeviceOptions device{.read_only = options.read_only};
-    auto queues = number_option("--queues", options.queues, 1, 4096, device.queues);
-    if (!queues) return std::unexpected(queues.error());
-    auto depth = number_option("--depth", options.depth, 1, 4096, device.depth);
-    if (!depth) return std::unexpected(depth.error());
-    auto io_max = small_size_option("--io-max", options.io_max, device.io_max);
-    if (!io_max) return std::unexpected(io_max.error());
-    constexpr std::uint32_t page = 4096;
-    if (*io_max < page || *io_max > 32U << 20 || *io_max % page != 0) {
-        return std::unexpected(UsageError{fmt::format(
-            "--io-max is {}; allowed are multiples of 4K from 4K to 32M", *options.io_max)});
-    }
-    if (options.id) {
-        auto id = number_option("--id", options.id, 0, kIdMost, 0);
-        if (!id) return std::unexpected(id.error());
-        device.id = *id;
-    }
-    device.queues = static_cast<std::uint16_t>(*queues);
-    device.depth = static_cast<std::uint16_t>(*depth);
-    device.io_max = *io_max;
-    return device;
+// Everything that can be told to be wrong before anything is opened.
+Parsed<ServerJob> read_job(const AddOptions& options) {
+    auto device = read_device_options(options.device);
+    if (!device) return std::unexpected(device.error());
+    auto spec = read_backend(options);
+    if (!spec) return std::unexpected(spec.error());
+    auto open = prepare(*spec, Written::as_options);
+    if (!open) return std::unexpected(open.error());
+    return ServerJob{.type = spec->type,
+                     .backend = format_spec(spec_to_reopen(*spec, grammar())),
+                     .open_backend = std::move(*open),
+                     .device = *device};
 }
 
 bool write_all(int fd, std::string_view text) {
@@ -146,7 +92,9 @@ std::string read_all(int fd) {
 bool announce_by_pipe(Fd& pipe, const Result<DeviceId>& result) {
     const nlohmann::json json = result ? nlohmann::json{{"id", *result}}
                                        : nlohmann::json{{"error", result.error().message()}};
-    const bool heard = write_all(pipe.get(), json.dump());
+    // A path in a message need not be UTF-8.
+    const auto unreadable = nlohmann::json::error_handler_t::replace;
+    const bool heard = write_all(pipe.get(), json.dump(-1, ' ', false, unreadable));
     pipe.reset();
     return heard;
 }
@@ -241,13 +189,13 @@ Result<Log> open_log(const AddOptions& options) {
     return options.foreground ? Log::to_stderr() : Log::to_syslog();
 }
 
-int run_add(const AddOptions& options, ServerJob job) {
-    auto device = parse_device_options(options);
-    if (!device) {
-        complain(device.error().message);
+int run_add(const AddOptions& options) {
+    auto read = read_job(options);
+    if (!read) {
+        complain(read.error());
         return kUsage;
     }
-    job.device = *device;
+    const ServerJob& job = *read;
     auto log = open_log(options);
     if (!log) return fail(log.error());
     if (options.foreground) {
@@ -278,30 +226,111 @@ int run_add(const AddOptions& options, ServerJob job) {
     return status;
 }
 
-void common_options(CLI::App& type, AddOptions& options) {
-    type.add_option("--id", options.id, "N of /dev/ublkbN; default: the lowest free one")
-        ->type_name("N");
-    type.add_option("--queues", options.queues,
-                    "Hardware queues, each with its own thread, 1 to 4096; default: 1")
-        ->type_name("N");
-    type.add_option("--depth", options.depth,
-                    "Requests in flight per queue, 1 to 4096; default: 128")
-        ->type_name("N");
-    type.add_option("--block-size", options.block_size,
-                    "Logical block size: 512, 1K, 2K or 4K; default: 512")
-        ->type_name("SIZE");
-    type.add_option("--physical-block-size", options.physical_block_size,
-                    "Physical block size; default: 4K")
-        ->type_name("SIZE");
-    type.add_option("--io-max", options.io_max, "Largest request, 4K to 32M; default: 1M")
-        ->type_name("SIZE");
-    type.add_flag("--read-only", options.read_only, "Refuse writes");
+// Each of the described options, put down in `given` when the command line has it.
+void describe(CLI::App& type, std::span<const OptionInfo> infos, Spec& given,
+              const std::string& group) {
+    for (const OptionInfo& info : infos) {
+        const std::string key(info.key);
+        const std::string option_name = "--" + key;
+        if (type.get_option_no_throw(option_name) != nullptr) continue;  // the backend's own
+        const std::string help(info.help);
+        CLI::Option* option =
+            info.value.empty()
+                ? type.add_flag_callback(
+                      option_name, [&given, key] { given.options.push_back({.key = key}); }, help)
+                : type.add_option_function<std::string>(
+                          option_name,
+                          [&given, key](const std::string& value) {
+                              given.options.push_back({.key = key, .value = value});
+                          },
+                          help)
+                      ->type_name(std::string(info.value));
+        option->required(info.required)->group(group);
+    }
+}
+
+void describe_argument(CLI::App& type, const TypeInfo& info, AddOptions& options) {
+    const std::string help(info.argument_help);
+    if (info.argument == Argument::path) {
+        type.add_option("path", options.backend.path, help)->required()->type_name("PATH");
+    }
+    if (info.argument == Argument::members) {
+        type.add_option("spec", options.members, help)->required()->type_name("SPEC");
+    }
+}
+
+void describe_command(CLI::App& type, AddOptions& options) {
+    const std::string group = "Command";
+    type.add_option("--layer", options.layers,
+                    "A layer on the backend, such as delay:read=1ms; the first is the nearest to "
+                    "it")
+        ->type_name("SPEC")
+        ->allow_extra_args(false)
+        ->group(group);
     type.add_flag("--foreground", options.foreground,
-                  "Serve in this process; Ctrl-C removes the device");
+                  "Serve in this process; Ctrl-C removes the device")
+        ->group(group);
     type.add_option("--log", options.log_file,
                     "Append messages to FILE; default: syslog, or stderr in the foreground")
-        ->type_name("FILE");
-    type.add_flag("--json", options.json, "Print one JSON object instead of the path");
+        ->type_name("FILE")
+        ->group(group);
+    type.add_flag("--json", options.json, "Print one JSON object instead of the path")
+        ->group(group);
+}
+
+// Broken at blanks, each further line indented like the first's text.
+std::string wrap(std::string_view head, std::string_view text) {
+    constexpr std::size_t columns = 96;
+    std::string result(head);
+    std::size_t used = head.size();
+    while (!text.empty()) {
+        const std::size_t blank = std::min(text.find(' '), text.size());
+        if (used + 1 + blank > columns) {
+            result += "\n" + std::string(head.size(), ' ');
+            used = head.size();
+        }
+        result += " ";
+        result += text.substr(0, blank);
+        used += 1 + blank;
+        text.remove_prefix(std::min(blank + 1, text.size()));
+    }
+    return result + "\n";
+}
+
+std::string list_entries(std::span<const BackendEntry> entries) {
+    std::string lines;
+    for (const BackendEntry& entry : entries) {
+        const TypeInfo& info = entry.info;
+        std::string parts;
+        if (info.argument == Argument::path) parts = "PATH";
+        if (info.argument == Argument::members) parts = "[SPEC], [SPEC], ...";
+        if (!info.options.empty()) parts += (parts.empty() ? "" : ", ") + list_options(info);
+        lines += wrap(fmt::format("  {:<7}", info.name), parts);
+    }
+    return lines;
+}
+
+std::string list_examples(const TypeInfo& info) {
+    std::string lines;
+    for (const std::string_view example : info.examples) {
+        lines += fmt::format("\n  ashlar add {}", example);
+    }
+    return lines;
+}
+
+std::string explain_specs() {
+    std::string text = fmt::format(
+        "The members of stripe and linear are SPECs, backends in one word, TYPE:PART,PART,...\n"
+        "Before a comma, a pipe or a backslash in a path stands a backslash.\n{}"
+        "A layer changes what lies below it: --layer SPEC, or |SPEC after a member's spec.\n{}"
+        "A LATENCY is a time such as 10ms (ns, us, ms or s), uniform/MEAN/SPREAD,\n"
+        "normal/MEAN/SPREAD or exponential/MEAN; an OP is read, write, flush, discard or\n"
+        "write-zeroes.\n\nExamples:",
+        list_entries(backend_entries()), list_entries(layer_entries()));
+    for (const auto& entries : {backend_entries(), layer_entries()}) {
+        for (const BackendEntry& entry : entries) text += list_examples(entry.info);
+    }
+    return text;
 }
 
 }  // namespace
@@ -309,50 +338,20 @@ void common_options(CLI::App& type, AddOptions& options) {
 void add_command(CLI::App& app, Action& action) {
     CLI::App& add = *app.add_subcommand("add", "Make a block device");
     add.require_subcommand(1);
-    add.footer("Example:\n  ashlar add mem --size 1G --queues 2");
-
-    auto options = std::make_shared<AddOptions>();
-    CLI::App& mem = *add.add_subcommand("mem", "A sparse disk in memory; gone when removed");
-    mem.add_option("--size", options->size, "Bytes, or with K, M, G, T: 512M")
-        ->type_name("SIZE")
-        ->required();
-    mem.add_flag("--hugepages", options->hugepages, "Ask for transparent huge pages");
-    common_options(mem, *options);
-    mem.callback([options, &action] {
-        action = [options] {
-            auto geometry = parse_geometry(*options, 0);
-            if (!geometry) {
-                complain(geometry.error().message);
-                return kUsage;
-            }
-            const MemoryOptions memory{.geometry = *geometry, .hugepages = options->hugepages};
-            return run_add(*options, {.type = "mem",
-                                      .open_backend = [memory] { return open_memory(memory); },
-                                      .device = {}});
-        };
-    });
-
-    CLI::App& null = *add.add_subcommand("null", "Reads zeroes, drops writes: for measuring");
-    null.add_option("--size", options->size, "Bytes, or with K, M, G, T; default: 250G")
-        ->type_name("SIZE");
-    null.add_flag("--no-fill", options->no_fill,
-                  "Leave read buffers as they are: what is read is undefined");
-    common_options(null, *options);
-    null.callback([options, &action] {
-        action = [options] {
-            constexpr std::uint64_t default_size = std::uint64_t{250} << 30;
-            auto geometry = parse_geometry(*options, default_size);
-            if (!geometry) {
-                complain(geometry.error().message);
-                return kUsage;
-            }
-            const NullOptions null_options{.geometry = *geometry, .fill = !options->no_fill};
-            return run_add(*options,
-                           {.type = "null",
-                            .open_backend = [null_options] { return open_null(null_options); },
-                            .device = {}});
-        };
-    });
+    add.footer(explain_specs());
+    for (const BackendEntry& entry : backend_entries()) {
+        const TypeInfo& info = entry.info;
+        auto options = std::make_shared<AddOptions>();
+        options->backend.type = info.name;
+        CLI::App& type = *add.add_subcommand(std::string(info.name), std::string(info.help));
+        describe_argument(type, info, *options);
+        describe(type, info.options, options->backend, "Options");
+        describe(type, device_option_infos(), options->device, "Device");
+        describe_command(type, *options);
+        type.footer("Examples:" + list_examples(info) +
+                    "\n\nMore on specs and layers: ashlar add --help");
+        type.callback([options, &action] { action = [options] { return run_add(*options); }; });
+    }
 }
 
 }  // namespace ashlar::cli

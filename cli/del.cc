@@ -83,7 +83,8 @@ int del_device(Control& control, DeviceId id, bool force) {
     return kSuccess;
 }
 
-// State files of devices that vanished without their server or 'del' seeing it.
+// What servers left that were killed, of devices that are gone: also a socket without a state file,
+// of one that was killed while it started.
 void remove_stale_state(Control& control) {
     for (const DeviceId id : ids_with_state()) {
         auto info = control.info(id);
@@ -114,7 +115,7 @@ int del_devices(const DelOptions& options) {
     for (const DeviceId id : ids) {
         if (del_device(*control, id, options.force) != kSuccess) status = kFailure;
     }
-    if (options.all) remove_stale_state(*control);
+    remove_stale_state(*control);
     return status;
 }
 

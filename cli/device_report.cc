@@ -9,10 +9,22 @@ namespace ashlar::cli {
 Result<DeviceReport> report_device(Control& control, const DeviceInfo& info) {
     auto params = control.params(info.id);
     if (!params) return std::unexpected(params.error());
-    DeviceReport report{.info = info, .params = *params, .type = {}};
-    if (auto state = read_state(info.id, info.identity)) report.type = state->type;
+    DeviceReport report{.info = info, .params = *params, .type = {}, .backend = {}};
+    if (auto state = read_state(info.id, info.identity)) {
+        report.type = state->type;
+        report.backend = state->backend;
+    }
     return report;
 }
+
+namespace {
+
+nlohmann::ordered_json text_or_null(const std::string& text) {
+    if (text.empty()) return nullptr;
+    return text;
+}
+
+}  // namespace
 
 nlohmann::ordered_json to_json(const DeviceReport& report) {
     const DeviceInfo& info = report.info;
@@ -28,8 +40,8 @@ nlohmann::ordered_json to_json(const DeviceReport& report) {
     json["queues"] = info.queues;
     json["depth"] = info.depth;
     json["features"] = feature_names(info.features);
-    json["type"] =
-        report.type.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(report.type);
+    json["type"] = text_or_null(report.type);
+    json["backend"] = text_or_null(report.backend);
     json["io_max_bytes"] = info.io_max;
     json["logical_block_size"] = geometry.logical_block_size;
     json["physical_block_size"] = geometry.physical_block_size;

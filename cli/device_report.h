@@ -12,7 +12,8 @@ namespace ashlar::cli {
 struct DeviceReport {
     DeviceInfo info;
     DeviceParams params;
-    std::string type;  // empty when the server is not ours
+    std::string type;     // empty when the server is not ours
+    std::string backend;  // its spec; empty when the server is not ours, or of an older version
 };
 
 [[nodiscard]] Result<DeviceReport> report_device(Control& control, const DeviceInfo& info);

@@ -73,7 +73,7 @@ bool module_file_exists() {
 }
 
 Finding check_driver() {
-    struct stat node {};
+    struct stat node{};
     if (stat("/dev/ublk-control", &node) == 0) {
         return {Verdict::good, "the driver is loaded, /dev/ublk-control exists"};
     }
@@ -106,6 +106,19 @@ Finding check_features(Control& control) {
                         known_features().size(), *mask)};
 }
 
+// The ways of moving data that `ashlar add --data-path` can be given here.
+Finding check_data_paths(std::uint64_t mask) {
+    const auto has = [&](std::string_view feature) {
+        return (mask & kernel::find_feature(feature)->flag) != 0;
+    };
+    std::string paths = "copy";
+    if (has("need_get_data")) paths += ", get-data";
+    if (has("user_copy")) paths += ", user-copy";
+    if (has("support_zero_copy")) paths += ", zero-copy-manual";
+    if (has("support_zero_copy") && has("auto_buf_reg")) paths += ", zero-copy";
+    return {Verdict::good, fmt::format("data paths: {}", paths)};
+}
+
 Finding check_devices(Control& control) {
     auto devices = control.list();
     if (!devices) return {Verdict::bad, devices.error().message()};
@@ -132,6 +145,7 @@ std::vector<Finding> examine() {
     auto control = Control::open();
     if (control) {
         findings.push_back(check_features(*control));
+        if (const auto mask = control->features()) findings.push_back(check_data_paths(*mask));
         findings.push_back(check_devices(*control));
     } else {
         findings.push_back({Verdict::bad, control.error().message()});

@@ -63,7 +63,7 @@ Result<Fd> listen_on(const std::string& path) {
 }
 
 bool is_block_device(const std::string& path, const DeviceParams& params) {
-    struct stat node {};
+    struct stat node{};
     return stat(path.c_str(), &node) == 0 && S_ISBLK(node.st_mode) &&
            node.st_rdev == makedev(params.disk_major, params.disk_minor);
 }
@@ -77,7 +77,7 @@ Result<void> await_node(DeviceId id, const std::string& path) {
     if (!params) return std::unexpected(params.error());
     const auto deadline = std::chrono::steady_clock::now() + kNodeTimeout;
     while (!is_block_device(path, *params)) {
-        struct stat other {};
+        struct stat other{};
         if (stat(path.c_str(), &other) == 0 && !S_ISBLK(other.st_mode)) {
             return std::unexpected(Error{.operation = "look at " + path,
                                          .code = EEXIST,
@@ -112,7 +112,32 @@ nlohmann::json counters_json(const Device& device) {
     return queues;
 }
 
-void answer_client(int listener, const Device& device) {
+// How the device is served.
+nlohmann::json info_json(const Device& device, const DeviceOptions& options) {
+    const DeviceChoices& choices = device.choices();
+    nlohmann::json polling = nullptr;
+    if (options.polling) {
+        polling = {{"cpu", nullptr}, {"idle_ms", options.polling->idle.count()}};
+        if (options.polling->cpu) polling["cpu"] = *options.polling->cpu;
+    }
+    return {{"data_path", name(choices.data_path)},
+            {"data_path_reason", choices.data_path_reason},
+            {"commands", name(choices.commands)},
+            {"commands_reason", choices.commands_reason},
+            {"threads_per_queue", options.threads_per_queue},
+            {"submission_polling", polling}};
+}
+
+nlohmann::json answer(const nlohmann::json& request, const Device& device,
+                      const DeviceOptions& options) {
+    const auto asked = request.is_object() ? request.find("request") : request.end();
+    if (asked == request.end()) return nlohmann::json::object({{"error", "no request"}});
+    if (*asked == "counters") return nlohmann::json::object({{"queues", counters_json(device)}});
+    if (*asked == "info") return info_json(device, options);
+    return nlohmann::json::object({{"error", "unknown request"}});
+}
+
+void answer_client(int listener, const Device& device, const DeviceOptions& options) {
     const Fd client(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
     if (!client.valid()) {
         // Out of descriptors or memory: the client stays in line, so do not ask again at once.
@@ -122,28 +147,22 @@ void answer_client(int listener, const Device& device) {
     setsockopt(client.get(), SOL_SOCKET, SO_SNDTIMEO, &kClientTimeout, sizeof(kClientTimeout));
     const auto request = receive_line(client.get(), kRequestTimeout, kRequestMax);
     if (!request) return;
-    nlohmann::json reply;
-    if (request->is_object() && request->contains("request") &&
-        (*request)["request"] == "counters") {
-        reply = {{"queues", counters_json(device)}};
-    } else {
-        reply = {{"error", "unknown request"}};
-    }
     // A client that left early misses its own answer only.
-    static_cast<void>(send_line(client.get(), reply));
+    static_cast<void>(send_line(client.get(), answer(*request, device, options)));
 }
 
 enum class End { signalled, stopped };
 
 // Answers questions until there is a reason to end.
-End serve_clients(const Device& device, int signals, int listener, int stopped) {
+End serve_clients(const Device& device, const DeviceOptions& options, int signals, int listener,
+                  int stopped) {
     std::array<pollfd, 3> fds = {
         {{signals, POLLIN, 0}, {stopped, POLLIN, 0}, {listener, POLLIN, 0}}};
     while (true) {
         if (poll(fds.data(), fds.size(), -1) < 0) continue;  // EINTR
         if (fds[1].revents != 0) return End::stopped;
         if (fds[0].revents != 0) return End::signalled;
-        if (fds[2].revents != 0) answer_client(listener, device);
+        if (fds[2].revents != 0) answer_client(listener, device, options);
     }
 }
 
@@ -166,8 +185,11 @@ Result<Served> bring_up(const ServerJob& job) {
     Result<void> step = device->start();
     if (step) step = await_node(id, device->block_path());
     if (step) {
-        step = write_state(
-            {.id = id, .identity = device->info().identity, .pid = getpid(), .type = job.type});
+        step = write_state({.id = id,
+                            .identity = device->info().identity,
+                            .pid = getpid(),
+                            .type = job.type,
+                            .backend = job.backend});
     }
     if (!step) {
         remove_orphaned_state(id);
@@ -230,7 +252,8 @@ int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& 
         static_cast<void>(take_down(device, log));
         return kFailure;
     }
-    const End end = serve_clients(device, signals, served.listener.get(), stopped.get());
+    const End end =
+        serve_clients(device, job.device, signals, served.listener.get(), stopped.get());
     if (end == End::signalled) {
         log.write(Level::info, "asked to end");
         return take_down(device, log);

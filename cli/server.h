@@ -13,7 +13,8 @@
 namespace ashlar::cli {
 
 struct ServerJob {
-    std::string type;  // "mem", "null"
+    std::string type;     // "mem", "null"
+    std::string backend;  // the spec that opens it once more, with layers
     std::function<Result<std::shared_ptr<Backend>>()> open_backend;
     DeviceOptions device;
 };

@@ -8,7 +8,6 @@
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -21,12 +20,15 @@ namespace ashlar::cli {
 namespace {
 
 constexpr auto kDirectory = "/run/ashlar";
-constexpr std::uint64_t kStateVersion = 1;
+constexpr off_t kStateMost = 1 << 20;
 constexpr std::size_t kReplyMax = 1 << 20;
 constexpr std::chrono::seconds kReplyTimeout{5};
 constexpr timeval kSocketTimeout{.tv_sec = 5, .tv_usec = 0};
 
 std::string state_path(DeviceId id) { return fmt::format("{}/ublk{}.json", kDirectory, id); }
+
+// What becomes the state file once it is whole.
+std::string fresh_state_path(DeviceId id) { return state_path(id) + ".new"; }
 
 Error state_error(std::string operation, int code) {
     return Error{.operation = std::move(operation), .code = code};
@@ -45,14 +47,12 @@ Result<void> make_state_directory() {
 
 // A reader sees the old file, the new one or none, never half of one.
 Result<void> write_state(const ServerState& state) {
-    const nlohmann::json json = {{"version", kStateVersion},
-                                 {"id", state.id},
-                                 {"identity", state.identity},
-                                 {"pid", state.pid},
-                                 {"type", state.type}};
-    const std::string text = json.dump() + "\n";
+    const std::string text = format_state(state);
     const std::string path = state_path(state.id);
-    const std::string fresh = path + ".new";
+    const std::string fresh = fresh_state_path(state.id);
+    if (text.size() > static_cast<std::size_t>(kStateMost)) {
+        return std::unexpected(state_error("write " + path, EFBIG));
+    }
     const Fd fd(open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
     if (!fd.valid()) return std::unexpected(state_error("write " + fresh, errno));
     errno = 0;
@@ -67,42 +67,20 @@ Result<void> write_state(const ServerState& state) {
 
 namespace {
 
-// At most this much of a regular file; a state file is far smaller.
+// All of a regular file, if it is not larger than any state file.
 std::string read_small_file(const std::string& path) {
     const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    struct stat about {};
+    struct stat about{};
     if (!fd.valid() || fstat(fd.get(), &about) != 0 || !S_ISREG(about.st_mode)) return {};
-    std::string text(4096, '\0');
+    if (about.st_size > kStateMost) return {};
+    std::string text(static_cast<std::size_t>(about.st_size), '\0');
     const ssize_t got = read(fd.get(), text.data(), text.size());
     text.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
     return text;
 }
 
-bool is_plain_word(const std::string& text) {
-    return !text.empty() && std::ranges::all_of(text, [](char c) {
-        return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
-    });
-}
-
 std::optional<ServerState> read_any_state(DeviceId id) {
-    const auto json = nlohmann::json::parse(read_small_file(state_path(id)), nullptr, false);
-    if (!json.is_object()) return std::nullopt;
-    const auto number = [&](const char* key) -> std::optional<std::uint64_t> {
-        const auto found = json.find(key);
-        if (found == json.end() || !found->is_number_unsigned()) return std::nullopt;
-        return found->get<std::uint64_t>();
-    };
-    const auto type = json.find("type");
-    if (number("version") != kStateVersion || !number("identity") || !number("pid")) {
-        return std::nullopt;
-    }
-    if (type == json.end() || !type->is_string() || !is_plain_word(type->get<std::string>())) {
-        return std::nullopt;
-    }
-    return ServerState{.id = id,
-                       .identity = *number("identity"),
-                       .pid = static_cast<std::int32_t>(*number("pid")),
-                       .type = type->get<std::string>()};
+    return parse_state(id, read_small_file(state_path(id)));
 }
 
 }  // namespace
@@ -120,6 +98,7 @@ void remove_state(DeviceId id, std::uint64_t identity) {
 
 void remove_orphaned_state(DeviceId id) noexcept {
     unlink(state_path(id).c_str());
+    unlink(fresh_state_path(id).c_str());
     unlink(socket_path(id).c_str());
 }
 
@@ -127,10 +106,11 @@ std::vector<DeviceId> ids_with_state() {
     std::vector<DeviceId> ids;
     std::error_code none;
     for (const auto& entry : std::filesystem::directory_iterator(kDirectory, none)) {
-        std::string name = entry.path().filename().string();
-        if (!name.starts_with("ublk") || !name.ends_with(".json")) continue;
-        name = name.substr(4, name.size() - 4 - std::string_view(".json").size());
-        if (const auto id = parse_device(name)) ids.push_back(*id);
+        const std::string name = entry.path().filename().string();
+        if (!name.starts_with("ublk")) continue;
+        const auto dot = name.find('.');
+        if (dot == std::string::npos) continue;
+        if (const auto id = parse_device(name.substr(4, dot - 4))) ids.push_back(*id);
     }
     return ids;
 }

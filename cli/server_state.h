@@ -10,28 +10,24 @@
 
 #include <ashlar/result.h>
 
+#include "cli/state_text.h"
+
 namespace ashlar::cli {
 
-// /run/ashlar/ublkN.json. Written atomically when the device is usable, removed when it is gone; a
-// killed server leaves it behind, and whoever removes the device removes it.
-struct ServerState {
-    DeviceId id = 0;
-    std::uint64_t identity = 0;  // DeviceInfo::identity: whose file this is
-    std::int32_t pid = 0;
-    std::string type;  // the backend: "mem", "null"
-};
+// A state file is /run/ashlar/ublkN.json. Written atomically when the device is usable, removed
+// when it is gone; a killed server leaves it behind, and whoever removes the device removes it.
 
 // Makes the directory if need be. Errors: those of mkdir(2).
 [[nodiscard]] Result<void> make_state_directory();
 [[nodiscard]] Result<void> write_state(const ServerState& state);
 // Empty when there is none for this very device, or none that makes sense.
 [[nodiscard]] std::optional<ServerState> read_state(DeviceId id, std::uint64_t identity);
-// Removes file and socket, unless they are those of another device with the same id.
+// Removes files and socket, unless they are those of another device with the same id.
 void remove_state(DeviceId id, std::uint64_t identity);
 // The same, whosever they are: for an id that no device has.
 void remove_orphaned_state(DeviceId id) noexcept;
 
-// The ids that state files name, whether or not their devices exist.
+// The ids that state files and sockets name, whether or not their devices exist; some twice.
 [[nodiscard]] std::vector<DeviceId> ids_with_state();
 
 [[nodiscard]] std::string socket_path(DeviceId id);

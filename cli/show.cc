@@ -11,46 +11,77 @@
 namespace ashlar::cli {
 namespace {
 
-// The counters, from the server; null when it is not ours, or gone.
-nlohmann::ordered_json queue_counters(const DeviceInfo& info) {
+// An answer of the server; null when it is not ours, or gone, or too old to know.
+nlohmann::ordered_json ask(const DeviceInfo& info, const char* request) {
     if (info.state != DeviceState::live) return nullptr;
-    auto reply = ask_server(info.id, {{"request", "counters"}});
-    if (!reply || !reply->contains("queues")) return nullptr;
-    return nlohmann::ordered_json((*reply)["queues"]);
+    auto reply = ask_server(info.id, {{"request", request}});
+    if (!reply || !reply->is_object() || reply->contains("error")) return nullptr;
+    return nlohmann::ordered_json(*reply);
 }
 
-void print_for_people(const DeviceReport& report, const nlohmann::ordered_json& queues) {
-    const auto line = [](std::string_view name, const std::string& value) {
-        fmt::print("{:<20} {}\n", name, value);
-    };
-    const DeviceInfo& info = report.info;
-    const Geometry& geometry = report.params.geometry;
-    const Capabilities& can = report.params.capabilities;
-    line("device", fmt::format("/dev/ublkb{}", info.id));
-    line("state", std::string(name(info.state)));
-    line("type", report.type.empty() ? "-" : report.type);
-    line("server pid", info.pid > 0 ? std::to_string(info.pid) : "-");
-    line("size", fmt::format("{} ({} bytes)", format_size(geometry.size), geometry.size));
-    line("block size", fmt::format("{} logical, {} physical", geometry.logical_block_size,
-                                   geometry.physical_block_size));
-    line("queues", fmt::format("{} of depth {}", info.queues, info.depth));
-    line("largest request", format_size(info.io_max));
-    line("access", can.read_only ? "read-only" : "read-write");
-    line("discard", can.discard ? "yes" : "no");
-    line("write zeroes", can.write_zeroes ? "yes" : "no");
-    line("volatile cache", can.flush ? (can.fua ? "yes, with FUA" : "yes") : "no");
-    line("features", fmt::format("{}", fmt::join(feature_names(info.features), " ")));
+// One member of an answer; null when there is none.
+nlohmann::ordered_json member(const nlohmann::ordered_json& reply, const char* key) {
+    if (!reply.is_object() || !reply.contains(key)) return nullptr;
+    return reply[key];
+}
+
+void print_line(std::string_view name, const std::string& value) {
+    fmt::print("{:<20} {}\n", name, value);
+}
+
+// "zero-copy (why)".
+std::string choice(const nlohmann::ordered_json& served, const std::string& key) {
+    return fmt::format("{} ({})", served.value(key, "-"), served.value(key + "_reason", "-"));
+}
+
+void print_served(const nlohmann::ordered_json& served) {
+    if (!served.is_object()) return;
+    print_line("data path", choice(served, "data_path"));
+    print_line("commands", choice(served, "commands"));
+    print_line("threads", fmt::format("{} per queue", served.value("threads_per_queue", 1U)));
+    const auto polling = member(served, "submission_polling");
+    if (!polling.is_object()) return;
+    const auto cpu = member(polling, "cpu");
+    print_line("submission polling",
+               fmt::format("on {}, {} ms before it sleeps",
+                           cpu.is_number() ? fmt::format("CPU {}", cpu.get<unsigned>()) : "any CPU",
+                           polling.value("idle_ms", std::uint64_t{0})));
+}
+
+void print_queues(const nlohmann::ordered_json& queues) {
     if (!queues.is_array()) return;
     for (std::size_t index = 0; index < queues.size(); ++index) {
         const auto& queue = queues[index];
         const auto number = [&](const char* key) { return queue.value(key, std::uint64_t{0}); };
-        line(fmt::format("queue {}", index),
-             fmt::format("{} reads ({}), {} writes ({}), {} flushes, {} discards, {} write zeroes, "
-                         "{} errors",
-                         number("reads"), format_size(number("read_bytes")), number("writes"),
-                         format_size(number("write_bytes")), number("flushes"), number("discards"),
-                         number("write_zeroes"), number("errors")));
+        print_line(
+            fmt::format("queue {}", index),
+            fmt::format("{} reads ({}), {} writes ({}), {} flushes, {} discards, {} write zeroes, "
+                        "{} errors",
+                        number("reads"), format_size(number("read_bytes")), number("writes"),
+                        format_size(number("write_bytes")), number("flushes"), number("discards"),
+                        number("write_zeroes"), number("errors")));
     }
+}
+
+void print_for_people(const DeviceReport& report) {
+    const DeviceInfo& info = report.info;
+    const Geometry& geometry = report.params.geometry;
+    const Capabilities& can = report.params.capabilities;
+    print_line("device", fmt::format("/dev/ublkb{}", info.id));
+    print_line("state", std::string(name(info.state)));
+    print_line("type", report.type.empty() ? "-" : report.type);
+    if (!report.backend.empty()) print_line("backend", report.backend);
+    print_line("server pid", info.pid > 0 ? std::to_string(info.pid) : "-");
+    print_line("size", fmt::format("{} ({} bytes)", format_size(geometry.size), geometry.size));
+    print_line("block size", fmt::format("{} logical, {} physical", geometry.logical_block_size,
+                                         geometry.physical_block_size));
+    print_line("queues", fmt::format("{} of depth {}", info.queues, info.depth));
+    print_line("largest request", format_size(info.io_max));
+    print_line("access", can.read_only ? "read-only" : "read-write");
+    print_line("discard", can.discard ? "yes" : "no");
+    print_line("write zeroes", can.write_zeroes ? "yes" : "no");
+    print_line("volatile cache", can.flush ? (can.fua ? "yes, with FUA" : "yes") : "no");
+    print_line("features", fmt::format("{}", fmt::join(feature_names(info.features), " ")));
 }
 
 int show_device(const std::string& text, bool as_json) {
@@ -62,13 +93,20 @@ int show_device(const std::string& text, bool as_json) {
     if (!info) return fail(info.error());
     auto report = report_device(*control, *info);
     if (!report) return fail(report.error());
-    const auto queues = queue_counters(*info);
+    const auto served = ask(*info, "info");
+    const auto queues = member(ask(*info, "counters"), "queues");
     if (as_json) {
         auto json = to_json(*report);
+        for (const char* key : {"data_path", "data_path_reason", "commands", "commands_reason",
+                                "threads_per_queue", "submission_polling"}) {
+            json[key] = member(served, key);
+        }
         json["queue_counters"] = queues;
         fmt::print("{}\n", json.dump(2));
     } else {
-        print_for_people(*report, queues);
+        print_for_people(*report);
+        print_served(served);
+        print_queues(queues);
     }
     return kSuccess;
 }

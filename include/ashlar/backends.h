@@ -59,10 +59,10 @@ struct StripeOptions {
     std::uint32_t chunk = 65536;  // bytes on one member before the next; a power of two, >= 4096
 };
 // RAID 0: chunk after chunk on one member after another, each as far as the smallest reaches.
-// Errors: EINVAL (fewer than two members, or one smaller than a chunk).
+// Errors: EINVAL (not 2 to 64 members, one of them twice, or one smaller than a chunk).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_stripe(Backends members,
                                                            const StripeOptions& options);
-// One member after the other. Errors: EINVAL (fewer than two members).
+// One member after the other. Errors: EINVAL (not 2 to 64 members, or one of them twice).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_linear(Backends members);
 
 // How long a request is held before it goes on.
@@ -81,7 +81,9 @@ struct DelayOptions {
     Latency read{}, write{}, flush{}, discard{}, write_zeroes{};
     std::uint64_t seed = 1;
 };
-// Delays requests by operation; they overlap, so depth is not lost.
+// Delays requests by operation; they overlap, so depth is not lost. Errors: EINVAL (a mean or
+// spread of more than an hour; a spread where the shape has none, or more than the mean if it is
+// uniform).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_delay(std::shared_ptr<Backend> inner,
                                                           const DelayOptions& options);
 
@@ -89,7 +91,7 @@ struct DelayOptions {
 struct Fault {
     enum class Kind : std::uint8_t {
         error,      // answers `code`, the request does not reach the disk
-        torn,       // write: a prefix of whole logical blocks is written, then `code`
+        torn,       // write of two blocks or more: a prefix of whole blocks is written, then `code`
         lost,       // write, discard, write_zeroes: answers success and does nothing
         power_cut,  // once: from then on every request fails with `code`
     };
@@ -98,15 +100,17 @@ struct Fault {
     std::vector<Op> operations{};       // empty: all that the kind applies to
     std::optional<Range> range{};       // only requests that touch it
     double rate = 1.0;                  // of those; 0 to 1
-    std::chrono::nanoseconds after{0};  // not before the device has been open that long
+    std::chrono::nanoseconds after{0};  // not before that long after open_fault
 };
 struct FaultOptions {
     std::vector<Fault> faults{};
-    // Writes stay in memory until a flush: a power cut, or the death of the process, loses those
-    // that were not flushed. The disk then has a volatile cache whether or not `inner` has.
+    // Writes and write_zeroes stay in memory until a flush (discards do not): a power cut, or the
+    // death of the process, loses those that were not flushed. The disk then has a volatile cache
+    // whether or not `inner` has.
     bool volatile_cache = false;
     std::uint64_t seed = 1;
 };
+// Errors: EINVAL (a rate outside 0 to 1, no errno, an operation that the kind has no use for).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_fault(std::shared_ptr<Backend> inner,
                                                           const FaultOptions& options);
 

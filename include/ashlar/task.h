@@ -99,9 +99,7 @@ public:
         (find_arena(args, arena), ...);
         return Arena::allocate_frame(arena, size);
     }
-    static void operator delete(void* frame, std::size_t size) noexcept {
-        Arena::free_frame(frame, size);
-    }
+    static void operator delete(void* frame) noexcept { Arena::free_frame(frame); }
 
 private:
     friend class Task;

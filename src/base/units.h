@@ -1,6 +1,7 @@
-// Sizes as people write them, and arithmetic that cannot wrap.
+// Sizes and times as people write them, and arithmetic that cannot wrap.
 #pragma once
 
+#include <chrono>
 #include <concepts>
 #include <cstdint>
 #include <expected>
@@ -17,6 +18,11 @@ namespace ashlar {
 
 // "1 GiB", "1.5 MiB", "512 B": for people, rounded to four digits.
 [[nodiscard]] std::string format_size(std::uint64_t bytes);
+
+// "10ms", "1.5s", "250us", "40ns": up to 9223372036 s, a fraction must give whole nanoseconds. The
+// error is a sentence saying what is allowed.
+[[nodiscard]] std::expected<std::chrono::nanoseconds, std::string> parse_duration(
+    std::string_view text);
 
 [[nodiscard]] constexpr bool is_power_of_two(std::unsigned_integral auto value) noexcept {
     return value != 0 && (value & (value - 1)) == 0;

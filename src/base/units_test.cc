@@ -123,6 +123,68 @@ TEST(ParseSize, ReadsNoFurtherThanTheText) {
     EXPECT_FALSE(parse_size("1\0K"sv));
 }
 
+TEST(ParseDuration, Accepts) {
+    using namespace std::chrono_literals;
+    struct Time {
+        const char* text;
+        std::chrono::nanoseconds time;
+    };
+    const Time cases[] = {
+        {"0s", 0ns},
+        {"0ns", 0ns},
+        {"1ns", 1ns},
+        {"40us", 40us},
+        {"10ms", 10ms},
+        {"010ms", 10ms},
+        {"5s", 5s},
+        {"1.5s", 1500ms},
+        {"0.25ms", 250us},
+        {"2.0ns", 2ns},
+        {"0.001us", 1ns},
+        {"1.000001s", 1'000'001us},
+        {"3600s", 3600s},
+        {"9223372036s", 9'223'372'036s},
+        {"9223372036854775807ns", std::chrono::nanoseconds::max()},
+    };
+    for (const Time& good : cases) {
+        const auto parsed = parse_duration(good.text);
+        ASSERT_TRUE(parsed) << good.text << ": " << parsed.error();
+        EXPECT_EQ(*parsed, good.time) << good.text;
+    }
+}
+
+TEST(ParseDuration, RefusesAndSaysWhatIsAllowed) {
+    const Bad cases[] = {
+        {"", "is not a time"},
+        {"0", "is not a time"},
+        {"10", "is not a time"},
+        {"ms", "is not a time"},
+        {"-1ms", "is not a time"},
+        {"+1ms", "is not a time"},
+        {"10 ms", "is not a time"},
+        {"10ms ", "is not a time"},
+        {"10MS", "is not a time"},
+        {"10m", "is not a time"},
+        {"1h", "is not a time"},
+        {"1.s", "is not a time"},
+        {".5s", "is not a time"},
+        {"1e3s", "is not a time"},
+        {"0.5ns", "is not a whole number of nanoseconds"},
+        {"1.0001us", "is not a whole number of nanoseconds"},
+        {"1.0000001s", "has too many digits"},
+        {"18446744073709551616ns", "is too large"},
+        {"9223372037s", "is too long"},
+        {"9223372036854775808ns", "is too long"},
+        {"18446744073709551615s", "is too long"},
+    };
+    for (const Bad& bad : cases) {
+        const auto parsed = parse_duration(bad.text);
+        ASSERT_FALSE(parsed) << bad.text << " is " << parsed->count();
+        EXPECT_EQ(parsed.error(), "'" + std::string(bad.text) + "' " + bad.why +
+                                      ": write a number with ns, us, ms or s, such as 10ms");
+    }
+}
+
 TEST(FormatSize, ForPeople) {
     EXPECT_EQ(format_size(0), "0 B");
     EXPECT_EQ(format_size(1), "1 B");

@@ -1,51 +1,40 @@
 #include <ashlar/arena.h>
 
-#include <cstdint>
 #include <new>
 
 #include "base/units.h"
 
 namespace ashlar {
-namespace {
 
-// Before every frame: where it came from. Keeps the frame aligned as operator new promises.
-struct alignas(alignof(std::max_align_t)) FrameHeader {
-    Arena* arena;
+// Keeps the frame aligned as operator new promises.
+struct alignas(alignof(std::max_align_t)) Arena::Header {
+    Arena* arena;   // null: the frame is from the heap, or free
+    Header* below;  // the frame that was the top before it
 };
 
-constexpr std::size_t kAlignment = alignof(std::max_align_t);
-
-std::size_t with_header(std::size_t size) noexcept {
-    return round_up(sizeof(FrameHeader) + size, kAlignment);
-}
-
-}  // namespace
-
 void* Arena::allocate_frame(Arena* arena, std::size_t size) {
-    const std::size_t whole = with_header(size);
-    std::byte* memory = nullptr;
-    if (arena != nullptr && arena->size_ - arena->used_ >= whole) {
-        memory = arena->memory_ + arena->used_;
-        arena->used_ += whole;
-        ++arena->frames_;
-    } else {
-        memory = static_cast<std::byte*>(::operator new(whole));
-        arena = nullptr;
+    const std::size_t whole = round_up(sizeof(Header) + size, alignof(Header));
+    if (arena == nullptr || arena->size_ - arena->used_ < whole) {
+        return new (::operator new(whole)) Header{nullptr, nullptr} + 1;
     }
-    new (memory) FrameHeader{arena};
-    return memory + sizeof(FrameHeader);
+    arena->top_ = new (arena->memory_ + arena->used_) Header{arena, arena->top_};
+    arena->used_ += whole;
+    return arena->top_ + 1;
 }
 
-void Arena::free_frame(void* frame, std::size_t size) noexcept {
-    std::byte* memory = static_cast<std::byte*>(frame) - sizeof(FrameHeader);
-    Arena* arena = std::launder(reinterpret_cast<FrameHeader*>(memory))->arena;
+void Arena::free_frame(void* frame) noexcept {
+    Header* const header = static_cast<Header*>(frame) - 1;
+    Arena* const arena = header->arena;
     if (arena == nullptr) {
-        ::operator delete(memory);
+        ::operator delete(header);
         return;
     }
-    const std::size_t whole = with_header(size);
-    if (memory + whole == arena->memory_ + arena->used_) arena->used_ -= whole;
-    if (--arena->frames_ == 0) arena->used_ = 0;
+    header->arena = nullptr;  // free
+    while (arena->top_ != nullptr && arena->top_->arena == nullptr) {
+        arena->used_ =
+            static_cast<std::size_t>(reinterpret_cast<std::byte*>(arena->top_) - arena->memory_);
+        arena->top_ = arena->top_->below;
+    }
 }
 
 }  // namespace ashlar

@@ -169,25 +169,4 @@ Result<Choice> choose(const ChoiceRequest& request) {
     return choice;
 }
 
-std::string_view name(DataPath path) noexcept {
-    switch (path) {
-        case DataPath::automatic: return "auto";
-        case DataPath::zero_copy: return "zero-copy";
-        case DataPath::zero_copy_manual: return "zero-copy-manual";
-        case DataPath::user_copy: return "user-copy";
-        case DataPath::get_data: return "get-data";
-        case DataPath::copy: return "copy";
-    }
-    return "unknown";
-}
-
-std::string_view name(CommandStyle style) noexcept {
-    switch (style) {
-        case CommandStyle::automatic: return "auto";
-        case CommandStyle::per_io: return "per-io";
-        case CommandStyle::batch: return "batch";
-    }
-    return "unknown";
-}
-
 }  // namespace ashlar

@@ -39,18 +39,6 @@ std::uint64_t random_identity() {
 
 }  // namespace
 
-std::string_view name(DeviceStage stage) noexcept {
-    switch (stage) {
-        case DeviceStage::created: return "created";
-        case DeviceStage::serving: return "serving";
-        case DeviceStage::stopping: return "stopping";
-        case DeviceStage::stopped: return "stopped";
-        case DeviceStage::failed: return "failed";
-        case DeviceStage::removed: return "removed";
-    }
-    return "unknown";
-}
-
 struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
     State(Control used_control, std::shared_ptr<Backend> used_backend, DeviceOptions used_options)
         : control(std::move(used_control)),

@@ -64,8 +64,8 @@ inline constexpr std::uint64_t sector_limit = std::uint64_t{1} << (63 - sector_s
 
 }  // namespace detail
 
-// Reads the descriptor the kernel wrote for a tag. Answers 0 and fills `request` all but its buffer,
-// which is empty; or answers a positive errno to commit, with `request` untouched:
+// Reads the descriptor the kernel wrote for a tag. Answers 0 and fills `request`, all but its
+// buffer, which is empty; or answers a positive errno to commit, with `request` untouched:
 // EOPNOTSUPP for an op that is not known, EINVAL for a range past 2^63 bytes. For report_zones
 // length is the size of the report asked for: 64 bytes (abi::Zone) for each zone.
 [[nodiscard]] inline int decode_request(const abi::IoDesc& desc, std::uint16_t queue,

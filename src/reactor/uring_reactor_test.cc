@@ -3,11 +3,15 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <unistd.h>
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <functional>
 #include <future>
+#include <memory>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -295,6 +299,277 @@ TEST(UringReactor, WithoutRegistrationADescriptorIsItsOwnSlot) {
     }
     reactor->unregister_file(static_cast<FileSlot>(null.get()));
     EXPECT_EQ(fcntl(null.get(), F_GETFD), FD_CLOEXEC) << "the descriptor stays its owner's";
+}
+
+// ---- Registered buffers and groups -------------------------------------------------------------
+
+TEST(UringReactor, SlotsForBuffersUntilFullAndAgain) {
+    auto reactor = open_reactor({.entries = 8, .buffers = 10});
+    EXPECT_EQ(reactor->reserve_buffers(4).value(), 0);
+    EXPECT_EQ(reactor->reserve_buffers(4).value(), 4);
+    auto full = reactor->reserve_buffers(3);
+    ASSERT_FALSE(full);
+    EXPECT_EQ(full.error().code, ENOSPC);
+    EXPECT_EQ(full.error().hint, "use more threads, less depth, or a data path without zero copy");
+    EXPECT_EQ(reactor->reserve_buffers(2).value(), 8);
+    reactor->release_buffers(4, 4);
+    EXPECT_EQ(reactor->reserve_buffers(1).value(), 4);
+    EXPECT_FALSE(reactor->reserve_buffers(4)) << "they must lie in a row";
+    EXPECT_EQ(reactor->reserve_buffers(3).value(), 5);
+}
+
+TEST(UringReactor, AReactorWithoutSlotsForBuffersHasNone) {
+    auto reactor = open_reactor({.entries = 8});
+    auto none = reactor->reserve_buffers(1);
+    ASSERT_FALSE(none);
+    EXPECT_EQ(none.error().code, ENOSPC);
+}
+
+TEST(UringReactor, AsManySlotsForBuffersAsTheKernelTakes) {
+    auto reactor = open_reactor({.entries = 8, .buffers = 100'000});
+    EXPECT_TRUE(reactor->reserve_buffers(16'384));
+    EXPECT_FALSE(reactor->reserve_buffers(1));
+}
+
+TEST(UringReactor, GroupsOfBuffersComeAndGo) {
+    auto reactor = open_reactor();
+    std::vector<std::byte> memory(64 * 128);
+    const std::uint16_t first = reactor->open_buffer_group(memory, 64).value();
+    const std::uint16_t second = reactor->open_buffer_group(memory, 1).value();
+    EXPECT_NE(first, second);
+    reactor->close_buffer_group(first);
+    EXPECT_EQ(reactor->open_buffer_group(memory, 8).value(), first);
+    for (int i = 0; i < 1000; ++i) {
+        auto group = reactor->open_buffer_group(memory, 4);
+        ASSERT_TRUE(group) << group.error().message();
+        EXPECT_EQ(*group, second + 1) << "an id is used again";
+        reactor->close_buffer_group(*group);
+    }
+    reactor->close();
+    reactor->close_buffer_group(second);  // as a queue does whose ring has ended
+}
+
+// ---- Batches and silent commands ---------------------------------------------------------------
+
+TEST(UringReactor, BatchCommandsCompleteWithTheirResult) {
+    const Fd null = dev_null();
+    const Fd file = memory_file();
+    auto reactor = open_reactor();
+    const FileSlot good = add(*reactor, null);
+    const FileSlot bad = add(*reactor, file);
+    const std::array<std::byte, 64> elements{};
+    std::vector<std::byte> memory(1024);
+    const std::uint16_t group = reactor->open_buffer_group(memory, 8).value();
+    Recorder taken, refused, not_fetched;
+    const abi::BatchIo commit{};
+    reactor->batch_command(good, abi::u_io_commit_io_cmds, commit, elements.data(), taken);
+    reactor->batch_command(bad, abi::u_io_commit_io_cmds, commit, elements.data(), refused);
+    reactor->batch_fetch(bad, abi::u_io_fetch_io_cmds, abi::BatchIo{}, group, not_fetched);
+    while (taken.calls + refused.calls + not_fetched.calls < 3) {
+        ASSERT_EQ(reactor->run_once(kLong), 0);
+    }
+    EXPECT_EQ(taken.result, 0);
+    EXPECT_EQ(refused.result, -EOPNOTSUPP);
+    EXPECT_EQ(not_fetched.result, -EOPNOTSUPP);
+}
+
+TEST(UringReactor, ASilentCommandTellsNobody) {
+    const Fd null = dev_null();
+    auto reactor = open_reactor();
+    const FileSlot slot = add(*reactor, null);
+    settle(*reactor);
+    for (int i = 0; i < 10; ++i) reactor->silent_io_command(slot, abi::u_io_fetch_req, kCommand);
+    EXPECT_EQ(reactor->run_once(milliseconds(10)), ETIME) << "not even the ring is woken";
+    // One that fails completes, but for nobody.
+    reactor->silent_io_command(slot + 1, abi::u_io_fetch_req, kCommand);
+    EXPECT_EQ(reactor->run_once(milliseconds(10)), 0);
+}
+
+// ---- Cancelling --------------------------------------------------------------------------------
+
+Submission read_of(int fd, std::span<std::byte> into) {
+    return {.kind = Submission::Kind::read,
+            .fd = fd,
+            .buffer = Buffer::memory(into.data(), static_cast<std::uint32_t>(into.size()))};
+}
+
+TEST(UringReactor, CancelEndsOneOperationAndNoOther) {
+    int fds[2];
+    ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+    const Fd out(fds[0]);
+    const Fd in(fds[1]);
+    auto reactor = open_reactor();
+    std::array<std::byte, 16> first_bytes{}, second_bytes{};
+    const Submission first_read = read_of(out.get(), first_bytes);
+    const Submission second_read = read_of(out.get(), second_bytes);
+    Recorder first, second;
+    reactor->submit(first_read, first);
+    reactor->submit(second_read, second);
+    EXPECT_EQ(reactor->run_once(milliseconds(5)), ETIME);
+    reactor->cancel(second);
+    while (second.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(second.result, -ECANCELED);
+    EXPECT_EQ(first.calls, 0);
+    ASSERT_EQ(write(in.get(), "abc", 3), 3);
+    while (first.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(first.result, 3);
+    reactor->cancel(first);  // it has ended: nothing happens
+    static_cast<void>(reactor->run_once(milliseconds(5)));
+    EXPECT_EQ(first.calls, 1);
+    EXPECT_EQ(second.calls, 1);
+}
+
+// ---- Hooks -------------------------------------------------------------------------------------
+
+struct Hook final : RoundHook {
+    explicit Hook(std::function<void()> what) : call(std::move(what)) {}
+    void before_round() noexcept override {
+        ++calls;
+        call();
+    }
+    int calls = 0;
+    std::function<void()> call;
+};
+
+TEST(UringReactor, AHookIsToldOnceBeforeTheRoundAndWhatItSubmitsLeavesWithIt) {
+    const Fd null = dev_null();
+    auto reactor = open_reactor();
+    const FileSlot slot = add(*reactor, null);
+    settle(*reactor);
+    Recorder operation;
+    Hook hook([&] { reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation); });
+    reactor->before_round(hook);
+    reactor->before_round(hook);
+    EXPECT_EQ(hook.calls, 0);
+    ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(hook.calls, 1);
+    EXPECT_EQ(operation.calls, 1);
+    EXPECT_EQ(reactor->run_once(milliseconds(1)), ETIME);
+    EXPECT_EQ(hook.calls, 1) << "once is once";
+}
+
+TEST(UringReactor, AHookMayAskForTheNextRoundAndMayGoAway) {
+    auto reactor = open_reactor();
+    settle(*reactor);
+    Hook other([] {});
+    Hook again([&] {
+        if (again.calls < 3) reactor->before_round(again);
+        reactor->before_round(other);
+    });
+    Hook gone([] { FAIL() << "it went away"; });
+    reactor->before_round(other);
+    reactor->before_round(gone);
+    reactor->before_round(again);
+    reactor->forget(gone);
+    reactor->forget(gone);
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(reactor->run_once(milliseconds(0)), ETIME);
+    EXPECT_EQ(again.calls, 3);
+    EXPECT_GE(other.calls, 1);
+}
+
+// ---- Polling -----------------------------------------------------------------------------------
+
+TEST(UringReactor, AKernelThreadMayTakeTheSubmissions) {
+    const Fd null = dev_null();
+    auto reactor = open_reactor(
+        {.entries = 4, .files = 2, .polling = SubmissionPolling{.idle = milliseconds(10)}});
+    const FileSlot slot = add(*reactor, null);
+    std::vector<Recorder> operations(300);
+    for (int repeat = 1; repeat <= 3; ++repeat) {
+        for (Recorder& operation : operations) {
+            reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
+        }
+        int done = 0;
+        while (done < 300 * repeat) {
+            ASSERT_EQ(reactor->run_once(kLong), 0);
+            done = 0;
+            for (const Recorder& operation : operations) done += operation.calls;
+        }
+        // Long enough for it to fall asleep.
+        std::this_thread::sleep_for(milliseconds(20));
+    }
+    for (const Recorder& operation : operations) EXPECT_EQ(operation.result, 0);
+    EXPECT_EQ(reactor->run_once(milliseconds(1)), ETIME);
+}
+
+TEST(UringReactor, APollingThreadOnACpuThatThereIsNot) {
+    auto reactor = open_uring_reactor({.polling = SubmissionPolling{.cpu = 1U << 20}});
+    ASSERT_FALSE(reactor);
+    EXPECT_EQ(reactor.error().code, EINVAL);
+    EXPECT_EQ(reactor.error().operation, "set up io_uring");
+}
+
+// ---- wake --------------------------------------------------------------------------------------
+
+struct Sleeper final : Woken {
+    void woken() noexcept override {
+        ++calls;
+        if (then) then();
+    }
+    int calls = 0;
+    std::function<void()> then;
+};
+
+TEST(UringReactor, WhatIsWokenIsToldInOrderByOneCall) {
+    auto reactor = open_reactor();
+    settle(*reactor);
+    std::vector<int> order;
+    std::vector<Sleeper> sleepers(100);
+    for (int i = 0; i < 100; ++i) {
+        sleepers[static_cast<std::size_t>(i)].then = [&order, i] { order.push_back(i); };
+    }
+    std::thread([&] {
+        const test::SystemCallCounter writes(__NR_write);
+        for (Sleeper& sleeper : sleepers) reactor->wake(sleeper);
+        EXPECT_EQ(writes.count(), 1U);
+    }).join();
+    ASSERT_EQ(reactor->run_once(kLong), 0);
+    ASSERT_EQ(order.size(), 100U);
+    EXPECT_TRUE(std::ranges::is_sorted(order));
+}
+
+TEST(UringReactor, WhatIsWokenMayWakeAgainAndMayBeGone) {
+    auto reactor = open_reactor();
+    Sleeper sleeper;
+    sleeper.then = [&] {
+        if (sleeper.calls < 5) reactor->wake(sleeper);
+    };
+    auto first = std::make_unique<Sleeper>();
+    Sleeper second;
+    first->then = [&] { first.reset(); };
+    reactor->wake(*first);
+    reactor->wake(sleeper);
+    reactor->wake(second);
+    while (sleeper.calls < 5) ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(first, nullptr);
+    EXPECT_EQ(second.calls, 1);
+}
+
+// ---- close -------------------------------------------------------------------------------------
+
+TEST(UringReactor, AfterCloseNothingCompletesAndOthersMayStillWake) {
+    int fds[2];
+    ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+    const Fd out(fds[0]);
+    const Fd in(fds[1]);
+    auto reactor = open_reactor();
+    std::array<std::byte, 16> bytes{};
+    const Submission read = read_of(out.get(), bytes);
+    Recorder operation;
+    reactor->submit(read, operation);
+    EXPECT_EQ(reactor->run_once(milliseconds(1)), ETIME);
+    reactor->close();
+    ASSERT_EQ(write(in.get(), "abc", 3), 3);
+    Sleeper sleeper;
+    reactor->wake(sleeper);
+    auto kept = std::make_shared<int>(1);
+    reactor->post([kept] {});
+    reactor->close();
+    reactor.reset();
+    EXPECT_EQ(operation.calls, 0);
+    EXPECT_EQ(sleeper.calls, 0);
+    EXPECT_EQ(kept.use_count(), 1);
+    EXPECT_EQ(bytes[0], std::byte{0}) << "the kernel touches no memory any more";
 }
 
 // ---- post --------------------------------------------------------------------------------------
