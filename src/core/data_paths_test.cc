@@ -540,6 +540,7 @@ TEST_P(FuaTest, ByAFlushAfterTheWrite) {
     deliver_write();
     ASSERT_EQ(session.parked.size(), 1U);
     EXPECT_EQ(session.parked[0].request.op, Op::write);
+    EXPECT_FALSE(session.parked[0].request.fua) << "not the session's business";
     ASSERT_TRUE(session.resume(0, {}));
     ASSERT_EQ(session.parked.size(), 1U) << "not durable yet";
     EXPECT_EQ(session.parked[0].request.op, Op::flush);

@@ -261,18 +261,6 @@ std::string name_of(const testing::TestParamInfo<Way>& info) {
     std::ranges::replace(text, '-', '_');
     return text;
 }
-constexpr std::array kWays = {
-    Way{DataPath::copy, CommandStyle::per_io},
-    Way{DataPath::user_copy, CommandStyle::per_io},
-    Way{DataPath::get_data, CommandStyle::per_io},
-    Way{DataPath::zero_copy, CommandStyle::per_io},
-    Way{DataPath::zero_copy_manual, CommandStyle::per_io},
-    Way{DataPath::copy, CommandStyle::batch},
-    Way{DataPath::user_copy, CommandStyle::batch},
-    Way{DataPath::zero_copy, CommandStyle::batch},
-    Way{DataPath::zero_copy_manual, CommandStyle::batch},
-};
-
 class HotPathOf : public HotPath, public testing::WithParamInterface<Way> {
 protected:
     HotPathOf() {
@@ -299,14 +287,26 @@ TEST_P(HotPathOf, TheNullBackendAllocatesNothing) {
     expect_all_served();
 }
 
-TEST_P(HotPathOf, TheMemoryBackendAllocatesNothing) {
-    if (config.zero_copy()) GTEST_SKIP() << "it works on the bytes";
+// It works on the bytes: no zero copy.
+class HeldHotPathOf : public HotPathOf {};
+TEST_P(HeldHotPathOf, TheMemoryBackendAllocatesNothing) {
     open(open_memory({.geometry = {.size = kSize}}).value());
     EXPECT_EQ(allocations_of(kRequests), 0U);
     expect_all_served();
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryWay, HotPathOf, testing::ValuesIn(kWays), name_of);
+const auto kCopying = testing::Values(
+    Way{DataPath::copy, CommandStyle::per_io}, Way{DataPath::user_copy, CommandStyle::per_io},
+    Way{DataPath::get_data, CommandStyle::per_io}, Way{DataPath::copy, CommandStyle::batch},
+    Way{DataPath::user_copy, CommandStyle::batch});
+INSTANTIATE_TEST_SUITE_P(Copying, HotPathOf, kCopying, name_of);
+INSTANTIATE_TEST_SUITE_P(Copying, HeldHotPathOf, kCopying, name_of);
+INSTANTIATE_TEST_SUITE_P(ZeroCopy, HotPathOf,
+                         testing::Values(Way{DataPath::zero_copy, CommandStyle::per_io},
+                                         Way{DataPath::zero_copy_manual, CommandStyle::per_io},
+                                         Way{DataPath::zero_copy, CommandStyle::batch},
+                                         Way{DataPath::zero_copy_manual, CommandStyle::batch}),
+                         name_of);
 
 TEST_F(HotPath, FailuresAllocateNothing) {
     auto session = std::make_unique<test::ParkingSession>();
@@ -354,7 +354,8 @@ class RingPath : public testing::Test {
 protected:
     // On the thread that will serve.
     void open() {
-        ASSERT_EQ(ftruncate(file.get(), 1 << 20), 0);
+        const std::vector<char> data(1 << 20, 'x');
+        ASSERT_EQ(write(file.get(), data.data(), data.size()), 1 << 20);
         for (std::uint16_t tag = 0; tag < kDepth; ++tag) {
             kernel.put(0, tag, make_descriptor(abi::io_op_read, tag * 8U, 8));
         }
@@ -413,8 +414,8 @@ TEST_F(RingPath, MakesOneSystemCallARoundWhateverItCarries) {
         const test::SystemCallCounter enters(__NR_io_uring_enter);
         rounds(kRounds);
         EXPECT_EQ(enters.count(), std::uint64_t{kRounds});
-        // A request takes two rounds: one brings it, one its data.
-        EXPECT_GE(owner->counted().reads - served, std::uint64_t{kDepth} * kRounds / 2 - kDepth);
+        // A request takes two rounds, one that brings it and one for its data, if not more.
+        EXPECT_GE(owner->counted().reads - served, std::uint64_t{kRounds} * kDepth / 8);
         EXPECT_EQ(owner->counted().errors, 0U);
         close();
     }).join();

@@ -258,7 +258,7 @@ void Queue::serve_in_memory(Tag& tag) noexcept {
     }
     if (tag.data != tag.buffer()) {
         // It is where it belongs, but not durable: the session has not seen it.
-        tag.flush_after = tag.request.fua && config_.capabilities.flush;
+        tag.flush_after |= tag.request.fua && config_.capabilities.flush;
         return finish(tag, IoResult{});
     }
     tag.request.buffer = Buffer::memory(tag.data, static_cast<std::uint32_t>(tag.request.length));

@@ -260,7 +260,8 @@ TEST_F(QueueTest, FuaWithoutAVolatileCacheNeedsNoFlush) {
     config.capabilities = {};
     auto& session = start();
     EXPECT_EQ(serve(make_descriptor(kFuaWrite, 0, 8)), 4096);
-    EXPECT_EQ(session.requests.size(), 1U) << "a flush is not advertised";
+    ASSERT_EQ(session.requests.size(), 1U) << "a flush is not advertised";
+    EXPECT_FALSE(session.requests[0].fua) << "every write is durable";
 }
 
 TEST_F(QueueTest, FuaIsEmulatedAlsoWhenTheSessionTakesItsTime) {

@@ -235,11 +235,11 @@ TEST(Arena, FramesLieInItAlignedAndApart) {
     EXPECT_EQ(frames[0][0], std::byte{1});
     EXPECT_EQ(frames[1][23], std::byte{2});
     EXPECT_EQ(frames[2][99], std::byte{3});
-    Arena::free_frame(frames[1], 24);
-    Arena::free_frame(frames[3], 333);
-    Arena::free_frame(frames[0], 1);
+    Arena::free_frame(frames[1]);
+    Arena::free_frame(frames[3]);
+    Arena::free_frame(frames[0]);
     EXPECT_GT(tag.arena.used(), 0U);
-    Arena::free_frame(frames[2], 100);
+    Arena::free_frame(frames[2]);
     EXPECT_EQ(tag.arena.used(), 0U) << "freed in any order, the space is one again";
 }
 
@@ -247,11 +247,24 @@ TEST(Arena, TheLastFramesSpaceIsUsedAgainAtOnce) {
     Tag tag;
     void* first = Arena::allocate_frame(&tag.arena, 64);
     void* second = Arena::allocate_frame(&tag.arena, 64);
-    Arena::free_frame(second, 64);
+    Arena::free_frame(second);
     void* third = Arena::allocate_frame(&tag.arena, 64);
     EXPECT_EQ(second, third);
-    Arena::free_frame(third, 64);
-    Arena::free_frame(first, 64);
+    Arena::free_frame(third);
+    Arena::free_frame(first);
+}
+
+TEST(Arena, ASpaceIsUsedAgainOnceThoseAboveItAreFree) {
+    Tag tag;
+    void* first = Arena::allocate_frame(&tag.arena, 64);
+    void* second = Arena::allocate_frame(&tag.arena, 64);
+    void* third = Arena::allocate_frame(&tag.arena, 64);
+    Arena::free_frame(second);
+    Arena::free_frame(third);
+    void* fourth = Arena::allocate_frame(&tag.arena, 64);
+    EXPECT_EQ(fourth, second);
+    Arena::free_frame(fourth);
+    Arena::free_frame(first);
 }
 
 TEST(Arena, AFrameThatDoesNotFitGoesToTheHeap) {
@@ -262,9 +275,9 @@ TEST(Arena, AFrameThatDoesNotFitGoesToTheHeap) {
     EXPECT_FALSE(inside(tag, large));
     EXPECT_EQ(tag.arena.used(), used);
     std::memset(large, 1, 1000);
-    Arena::free_frame(large, 1000);
+    Arena::free_frame(large);
     EXPECT_EQ(tag.arena.used(), used) << "a heap frame is not the arena's";
-    Arena::free_frame(small, 64);
+    Arena::free_frame(small);
     EXPECT_EQ(tag.arena.used(), 0U);
 }
 
@@ -277,7 +290,7 @@ TEST(Arena, IsFilledToTheLastByteAndNoFurther) {
             ASSERT_LE(tag.arena.used(), size);
         } while (inside(tag, frames.back()));
         EXPECT_EQ(frames.size(), 1 + size / 32);
-        for (void* frame : frames) Arena::free_frame(frame, 16);
+        for (void* frame : frames) Arena::free_frame(frame);
         EXPECT_EQ(tag.arena.used(), 0U);
     }
 }
@@ -286,7 +299,7 @@ TEST(Arena, NoneIsTheHeap) {
     void* frame = Arena::allocate_frame(nullptr, 100);
     ASSERT_NE(frame, nullptr);
     std::memset(frame, 1, 100);
-    Arena::free_frame(frame, 100);
+    Arena::free_frame(frame);
 }
 
 Task<> large_frame(Io&, Gate& gate) {

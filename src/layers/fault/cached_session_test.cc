@@ -18,7 +18,7 @@
 #include <ashlar/backends.h>
 
 #include "conformance/backend_conformance.h"
-#include "layers/stripe/test_member.h"
+#include "layers/members/test_member.h"
 #include "support/ring_runner.h"
 
 namespace ashlar {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/units.h"
-#include "layers/stripe/members.h"
+#include "layers/members/members.h"
 
 namespace ashlar {
 namespace {

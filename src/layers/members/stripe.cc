@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "base/units.h"
-#include "layers/stripe/members.h"
+#include "layers/members/members.h"
 
 namespace ashlar {
 namespace {

@@ -1,5 +1,5 @@
 // What stripe and linear have in common, seen through both.
-#include "layers/stripe/members.h"
+#include "layers/members/members.h"
 
 #include <cerrno>
 #include <optional>
@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "layers/stripe/test_member.h"
+#include "layers/members/test_member.h"
 #include "support/ring_runner.h"
 
 namespace ashlar {

@@ -11,7 +11,7 @@
 
 #include "backends/file/test_directory.h"
 #include "conformance/backend_conformance.h"
-#include "layers/stripe/test_member.h"
+#include "layers/members/test_member.h"
 #include "support/ring_runner.h"
 
 namespace ashlar {

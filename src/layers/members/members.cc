@@ -1,4 +1,4 @@
-#include "layers/stripe/members.h"
+#include "layers/members/members.h"
 
 #include <algorithm>
 #include <array>

@@ -1,0 +1,37 @@
+// The backends and layers that the command knows. Each option is described, read and put to use
+// here and nowhere else: the subcommands of `ashlar add` and the specs are made from it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <ashlar/backend.h>
+
+#include "cli/backend_spec.h"
+#include "cli/spec_reader.h"
+
+namespace ashlar::cli {
+
+using OpenBackend = std::function<Result<std::shared_ptr<Backend>>()>;
+
+struct BackendEntry {
+    TypeInfo info;
+    // Reads what was asked for and answers what opens it; opens nothing yet. below: the members, or
+    // the one backend that a layer lies on.
+    OpenBackend (*prepare)(SpecReader& reader, std::vector<OpenBackend> below);
+};
+[[nodiscard]] std::span<const BackendEntry> backend_entries();
+[[nodiscard]] std::span<const BackendEntry> layer_entries();
+
+// What specs may name.
+[[nodiscard]] Grammar grammar();
+
+// How its own options were written: "--size 1G" in a command, or "size=1G" in a spec.
+enum class Written { as_options, as_spec };
+
+// What opens a backend with its members and its layers. Requires a spec of the grammar's types.
+[[nodiscard]] Parsed<OpenBackend> prepare(const Spec& spec, Written written);
+
+}  // namespace ashlar::cli

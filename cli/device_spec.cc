@@ -1,0 +1,90 @@
+#include "cli/device_spec.h"
+
+#include <fmt/format.h>
+#include <array>
+
+#include "cli/spec_reader.h"
+
+namespace ashlar::cli {
+namespace {
+
+constexpr std::uint64_t kIdMost = 1'048'575;
+constexpr std::uint64_t kCpuMost = 65'535;
+constexpr std::uint64_t kIdleMsMost = 3'600'000;
+
+constexpr std::array kInfos = {
+    OptionInfo{"id", "N", "N of /dev/ublkbN; default: the lowest free one"},
+    OptionInfo{"queues", "N", "Hardware queues, each with its own thread, 1 to 4096; default: 1"},
+    OptionInfo{"depth", "N", "Requests in flight per queue, 1 to 4096; default: 128"},
+    OptionInfo{"io-max", "SIZE", "Largest request, 4K to 32M; default: 1M"},
+    OptionInfo{"read-only", "", "Refuse writes"},
+    OptionInfo{"data-path", "NAME",
+               "How data moves: auto, zero-copy, zero-copy-manual, user-copy, get-data or copy; "
+               "default: auto, the cheapest here"},
+    OptionInfo{"commands", "NAME",
+               "How requests are fetched: auto, per-io or batch; default: auto"},
+    OptionInfo{"threads-per-queue", "N",
+               "Threads that share the requests of a queue, 1 to its depth; default: 1"},
+    OptionInfo{"sqpoll", "",
+               "A kernel thread per ring takes what is submitted: no system calls while busy, "
+               "at the price of a CPU"},
+    OptionInfo{"sqpoll-cpu", "N", "The CPU it runs on; default: any"},
+    OptionInfo{"sqpoll-idle", "MS",
+               "Milliseconds that it spins before it sleeps, 1 or more; default: 1000"},
+};
+
+constexpr std::array kDataPaths = {DataPath::automatic,        DataPath::zero_copy,
+                                   DataPath::zero_copy_manual, DataPath::user_copy,
+                                   DataPath::get_data,         DataPath::copy};
+constexpr std::array kCommandStyles = {CommandStyle::automatic, CommandStyle::per_io,
+                                       CommandStyle::batch};
+
+std::uint32_t read_io_max(SpecReader& reader, std::uint32_t fallback) {
+    constexpr std::uint32_t page = 4096;
+    const std::uint32_t io_max = reader.small_size("io-max", fallback);
+    if (io_max < page || io_max > 32U << 20 || io_max % page != 0) {
+        reader.refuse(fmt::format("{} is {}; allowed are multiples of 4K from 4K to 32M",
+                                  reader.labelled("io-max"), *reader.text("io-max")));
+    }
+    return io_max;
+}
+
+std::optional<SubmissionPolling> read_polling(SpecReader& reader) {
+    SubmissionPolling polling;
+    if (reader.has("sqpoll-cpu")) {
+        polling.cpu = static_cast<unsigned>(reader.number("sqpoll-cpu", 0, kCpuMost, 0));
+    }
+    polling.idle = std::chrono::milliseconds(reader.number(
+        "sqpoll-idle", 1, kIdleMsMost, static_cast<std::uint64_t>(polling.idle.count())));
+    if (reader.has("sqpoll")) return polling;
+    for (const char* key : {"sqpoll-cpu", "sqpoll-idle"}) {
+        if (!reader.has(key)) continue;
+        reader.refuse(fmt::format("{} needs {}", reader.labelled(key), reader.labelled("sqpoll")));
+    }
+    return std::nullopt;
+}
+
+}  // namespace
+
+std::span<const OptionInfo> device_option_infos() { return kInfos; }
+
+Parsed<DeviceOptions> read_device_options(const Spec& given) {
+    SpecReader reader(given, "--");
+    DeviceOptions device;
+    const auto small = [&](std::string_view key, std::uint64_t most, std::uint16_t fallback) {
+        return static_cast<std::uint16_t>(reader.number(key, 1, most, fallback));
+    };
+    device.queues = small("queues", 4096, device.queues);
+    device.depth = small("depth", 4096, device.depth);
+    device.io_max = read_io_max(reader, device.io_max);
+    if (reader.has("id")) device.id = static_cast<DeviceId>(reader.number("id", 0, kIdMost, 0));
+    device.read_only = reader.has("read-only");
+    device.data_path = reader.choice<DataPath>("data-path", kDataPaths, device.data_path);
+    device.commands = reader.choice<CommandStyle>("commands", kCommandStyles, device.commands);
+    device.threads_per_queue = small("threads-per-queue", device.depth, device.threads_per_queue);
+    device.polling = read_polling(reader);
+    if (reader.complaint()) return std::unexpected(*reader.complaint());
+    return device;
+}
+
+}  // namespace ashlar::cli
