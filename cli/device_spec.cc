@@ -14,7 +14,7 @@ constexpr std::uint64_t kIdleMsMost = 3'600'000;
 
 constexpr std::array kInfos = {
     OptionInfo{"id", "N", "N of /dev/ublkbN; default: the lowest free one"},
-    OptionInfo{"queues", "N", "Hardware queues, each with its own thread, 1 to 4096; default: 1"},
+    OptionInfo{"queues", "N", "Hardware queues, 1 to 4096; default: 1"},
     OptionInfo{"depth", "N", "Requests in flight per queue, 1 to 4096; default: 128"},
     OptionInfo{"io-max", "SIZE", "Largest request, 4K to 32M; default: 1M"},
     OptionInfo{"read-only", "", "Refuse writes"},
@@ -23,6 +23,9 @@ constexpr std::array kInfos = {
                "default: auto, the cheapest here"},
     OptionInfo{"commands", "NAME",
                "How requests are fetched: auto, per-io or batch; default: auto"},
+    OptionInfo{"threads", "N",
+               "Threads that serve the queues, 1 to 1024; default: one for each queue, but one for "
+               "all queues of a file in the page cache"},
     OptionInfo{"threads-per-queue", "N",
                "Threads that share the requests of a queue, 1 to its depth; default: 1"},
     OptionInfo{"sqpoll", "",
@@ -81,6 +84,9 @@ Parsed<DeviceOptions> read_device_options(const Spec& given) {
     device.read_only = reader.has("read-only");
     device.data_path = reader.choice<DataPath>("data-path", kDataPaths, device.data_path);
     device.commands = reader.choice<CommandStyle>("commands", kCommandStyles, device.commands);
+    if (reader.has("threads")) {
+        device.thread_count = static_cast<unsigned>(reader.number("threads", 1, 1024, 1));
+    }
     device.threads_per_queue = small("threads-per-queue", device.depth, device.threads_per_queue);
     device.polling = read_polling(reader);
     if (reader.complaint()) return std::unexpected(*reader.complaint());

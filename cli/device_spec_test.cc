@@ -28,6 +28,7 @@ TEST(DeviceSpec, WithoutOptionsEverythingIsTheLibrarysDefault) {
     EXPECT_EQ(device.read_only, plain.read_only);
     EXPECT_EQ(device.data_path, plain.data_path);
     EXPECT_EQ(device.commands, plain.commands);
+    EXPECT_EQ(device.thread_count, plain.thread_count);
     EXPECT_EQ(device.threads_per_queue, plain.threads_per_queue);
     EXPECT_FALSE(device.polling);
 }
@@ -40,6 +41,7 @@ TEST(DeviceSpec, EveryOptionArrives) {
                                          {"read-only"},
                                          {"data-path", "user-copy"},
                                          {"commands", "batch"},
+                                         {"threads", "5"},
                                          {"threads-per-queue", "64"},
                                          {"sqpoll"},
                                          {"sqpoll-cpu", "3"},
@@ -53,6 +55,7 @@ TEST(DeviceSpec, EveryOptionArrives) {
     EXPECT_TRUE(device.read_only);
     EXPECT_EQ(device.data_path, DataPath::user_copy);
     EXPECT_EQ(device.commands, CommandStyle::batch);
+    EXPECT_EQ(device.thread_count, 5U);
     EXPECT_EQ(device.threads_per_queue, 64);
     ASSERT_TRUE(device.polling);
     EXPECT_EQ(device.polling->cpu, 3U);

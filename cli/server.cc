@@ -120,12 +120,11 @@ nlohmann::json info_json(const Device& device, const DeviceOptions& options) {
         polling = {{"cpu", nullptr}, {"idle_ms", options.polling->idle.count()}};
         if (options.polling->cpu) polling["cpu"] = *options.polling->cpu;
     }
-    return {{"data_path", name(choices.data_path)},
-            {"data_path_reason", choices.data_path_reason},
-            {"commands", name(choices.commands)},
-            {"commands_reason", choices.commands_reason},
-            {"threads_per_queue", options.threads_per_queue},
-            {"submission_polling", polling}};
+    return {
+        {"data_path", name(choices.data_path)}, {"data_path_reason", choices.data_path_reason},
+        {"commands", name(choices.commands)},   {"commands_reason", choices.commands_reason},
+        {"threads", choices.threads},           {"threads_per_queue", options.threads_per_queue},
+        {"submission_polling", polling}};
 }
 
 nlohmann::json answer(const nlohmann::json& request, const Device& device,

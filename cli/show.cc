@@ -38,7 +38,7 @@ void print_served(const nlohmann::ordered_json& served) {
     if (!served.is_object()) return;
     print_line("data path", choice(served, "data_path"));
     print_line("commands", choice(served, "commands"));
-    print_line("threads", fmt::format("{} per queue", served.value("threads_per_queue", 1U)));
+    print_line("threads", std::to_string(served.value("threads", 1U)));
     const auto polling = member(served, "submission_polling");
     if (!polling.is_object()) return;
     const auto cpu = member(polling, "cpu");
@@ -98,7 +98,7 @@ int show_device(const std::string& text, bool as_json) {
     if (as_json) {
         auto json = to_json(*report);
         for (const char* key : {"data_path", "data_path_reason", "commands", "commands_reason",
-                                "threads_per_queue", "submission_polling"}) {
+                                "threads", "threads_per_queue", "submission_polling"}) {
             json[key] = member(served, key);
         }
         json["queue_counters"] = queues;

@@ -64,6 +64,9 @@ public:
     [[nodiscard]] virtual Geometry geometry() const = 0;
     [[nodiscard]] virtual Capabilities capabilities() const = 0;
     [[nodiscard]] virtual DataAccess data_access() const noexcept { return DataAccess::sees; }
+    // How many threads serve it best, however many queues there are; 0: one for each queue. For a
+    // backend whose requests wait for each other anyway.
+    [[nodiscard]] virtual unsigned best_threads() const noexcept { return 0; }
     // Called once per queue thread, on that thread. The session may refer to this backend. io is
     // for what it does outside requests, and is valid as long as the session; what still awaits it
     // at the end is cancelled.

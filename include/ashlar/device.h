@@ -73,8 +73,11 @@ struct DeviceOptions {
     DataPath data_path = DataPath::automatic;  // refused if kernel or backend cannot
     CommandStyle commands = CommandStyle::automatic;
     std::uint16_t threads_per_queue = 1;  // 1 to depth; tags are dealt to them in turn (6.16)
+    // Of the device's own; at most one for each part of a queue, which is then pinned to that
+    // queue's CPUs. 0: what the backend does best with (Backend::best_threads), else that many.
+    unsigned thread_count = 0;
     std::optional<SubmissionPolling> polling{};  // of the device's own threads
-    std::shared_ptr<QueueThreads> threads{};     // none: its own, on that queue's CPUs
+    std::shared_ptr<QueueThreads> threads{};     // none: the device's own
     // Bound of every wait for the kernel or for a backend's answer. A backend that blocks a queue
     // thread in open_session or serve is waited for without bound, since nothing can end it.
     std::chrono::milliseconds timeout{10'000};
@@ -90,6 +93,7 @@ enum class DeviceStage : std::uint8_t { created, serving, stopping, stopped, fai
 struct DeviceChoices {
     DataPath data_path = DataPath::copy;
     CommandStyle commands = CommandStyle::per_io;
+    unsigned threads = 1;  // of its own; not used when it shares threads with other devices
     std::string data_path_reason;
     std::string commands_reason;
 };

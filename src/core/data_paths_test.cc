@@ -419,12 +419,12 @@ protected:
 
 TEST_F(ManualZeroCopyTest, EveryRequestIsRegisteredAndLetGo) {
     auto& session = start();
-    for (int round = 0; round < 3; ++round) {
+    for (std::size_t round = 0; round < 3; ++round) {
         EXPECT_EQ(command_of(1).registration, 0U);
         EXPECT_EQ(command_of(1).io.addr, 0U);
         ASSERT_TRUE(deliver(1, make_descriptor(abi::io_op_write, 8, 8)));
         register_buffer(1, 0);
-        ASSERT_EQ(session.requests.size(), round + 1U);
+        ASSERT_EQ(session.requests.size(), round + 1);
         EXPECT_EQ(session.requests.back().buffer.index(), kFirst + 1);
         EXPECT_EQ(opcodes_of(1),
                   (std::vector{abi::u_io_unregister_io_buf, abi::u_io_commit_and_fetch_req}));

@@ -2,8 +2,8 @@
 #include <ashlar/device.h>
 
 #include <fcntl.h>
-#include <sys/random.h>
 #include <unistd.h>
+#include <algorithm>
 #include <cerrno>
 #include <condition_variable>
 #include <memory>
@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/assert.h"
+#include "base/random.h"
 #include "core/child_control.h"
 #include "core/choices.h"
 #include "core/device_options.h"
@@ -25,17 +26,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
+constexpr unsigned kEntriesMost = 32'768;
 constexpr auto kRetryInterval = milliseconds(2);
-
-// Tells this device from a later one with the same id.
-std::uint64_t random_identity() {
-    std::uint64_t value = 0;
-    while (value == 0) {
-        // Eight bytes are never given in part; EINTR is the only failure.
-        static_cast<void>(getrandom(&value, sizeof(value), 0) == sizeof(value));
-    }
-    return value;
-}
 
 }  // namespace
 
@@ -46,18 +38,18 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
           options(std::move(used_options)) {}
 
     // QueueOwner: called on queue threads.
-    void queue_home(std::uint16_t thread) noexcept override {
-        // It is in the middle of a round with this queue, which is dropped after it.
-        queue_threads[thread]->post([](QueueThread& self) { self.drop_home_queues(); });
+    void queue_home(std::uint16_t part) noexcept override {
+        // Its thread is in the middle of a round with this queue, which is dropped after it.
+        queue_threads[part]->post([](QueueThread& self) { self.drop_home_queues(); });
     }
-    void queue_failed(std::uint16_t thread, Error error) noexcept override {
+    void queue_failed(std::uint16_t part, Error error) noexcept override {
         {
             const std::lock_guard lock(mutex);
             if (!failure) failure = std::move(error);
         }
         // A ring lets go of the kernel's commands only when it ends; so do the rings of the other
         // queues, which would wait for ever for requests that this one holds.
-        queue_threads[thread]->quit_pool();
+        queue_threads[part]->quit_pool();
     }
     void queue_opened() noexcept override {
         const std::lock_guard lock(mutex);
@@ -84,15 +76,21 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
     Result<std::shared_ptr<CharDevice>> open_char_device();
     Result<void> make_threads();
     Result<void> open_queues_on_threads(const std::shared_ptr<CharDevice>& device);
-    // thread: by its place in queue_threads; it serves the part `thread % threads_per_queue` of the
-    // queue `thread / threads_per_queue`.
-    Result<void> open_queue(QueueThread& on, std::uint16_t thread,
-                            const std::shared_ptr<CharDevice>& device);
-    [[nodiscard]] std::uint16_t queue_of(std::uint16_t thread) const noexcept {
-        return thread / options.threads_per_queue;
+    // A queue is served in threads_per_queue parts, each by one thread. A part is known by its
+    // place in queue_threads.
+    Result<void> open_part(QueueThread& on, std::uint16_t part,
+                           const std::shared_ptr<CharDevice>& device);
+    [[nodiscard]] std::uint16_t queue_of(std::uint16_t part) const noexcept {
+        return part / options.threads_per_queue;
     }
-    [[nodiscard]] std::uint16_t thread_count() const noexcept {
+    [[nodiscard]] std::uint16_t part_count() const noexcept {
         return static_cast<std::uint16_t>(info.queues * options.threads_per_queue);
+    }
+    // Of the device's own threads.
+    [[nodiscard]] unsigned thread_count() const noexcept {
+        const unsigned wanted =
+            options.thread_count != 0 ? options.thread_count : backend->best_threads();
+        return wanted != 0 ? std::min<unsigned>(wanted, part_count()) : part_count();
     }
     Result<void> serve(const std::shared_ptr<CharDevice>& device);
     bool await_queues_closed(milliseconds bound);
@@ -109,9 +107,9 @@ struct Device::State final : QueueOwner, std::enable_shared_from_this<State> {
     Capabilities capabilities;
     Choice choice;
     bool restartable = false;            // the driver can start a stopped device again
-    std::vector<LiveCounters> counters;  // by thread, like queue_threads
+    std::vector<LiveCounters> counters;  // by part
 
-    std::vector<QueueThread*> queue_threads;  // threads_per_queue for each queue; the pool's
+    std::vector<QueueThread*> queue_threads;  // by part; the pool owns them
 
     mutable std::mutex mutex;  // guards what follows
     std::condition_variable changed;
@@ -147,7 +145,8 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOpti
     // with the same release.
     state->restartable = (*features & kernel::abi::f_quiesce) != 0;
     if (auto added = state->add(options.id); !added) return std::unexpected(added.error());
-    state->counters = std::vector<LiveCounters>(state->thread_count());
+    state->counters = std::vector<LiveCounters>(state->part_count());
+    state->choice.choices.threads = state->thread_count();
     return Device(std::move(state));
 }
 
@@ -158,7 +157,7 @@ Result<void> Device::State::add(std::optional<DeviceId> id) {
                               .depth = options.depth,
                               .io_max = options.io_max,
                               .features = choice.features,
-                              .identity = random_identity()});
+                              .identity = random_nonzero()});
     if (!added) return std::unexpected(added.error());
     info = *added;
     Result<void> set;
@@ -207,11 +206,14 @@ Result<void> Device::State::make_threads() {
     if (options.threads != nullptr) {
         used = std::static_pointer_cast<QueueThreadPool>(options.threads);
     } else {
+        // At most so many queues, or parts of them, are one thread's.
+        const unsigned queues_of_one = (part_count() + thread_count() - 1) / thread_count();
         auto own = QueueThreadPool::create(
             {.count = thread_count(),
              // Each request has a commit and an operation of its backend under way in a round.
-             .entries = info.depth * 2U,
-             .buffers = info.depth,
+             .entries = std::min(info.depth * 2 * queues_of_one, kEntriesMost),
+             .files = queues_of_one,
+             .buffers = info.depth * queues_of_one,
              .polling = options.polling},
             QueueThreadPool::Lifetime::one_device, open_uring_reactor,
             "ublk" + std::to_string(info.id) + "-q");
@@ -219,7 +221,7 @@ Result<void> Device::State::make_threads() {
         used = std::move(*own);
     }
     queue_threads.clear();
-    for (std::uint16_t thread = 0; thread < thread_count(); ++thread) {
+    for (std::uint16_t part = 0; part < part_count(); ++part) {
         queue_threads.push_back(&used->next());
     }
     const std::lock_guard lock(mutex);
@@ -228,13 +230,13 @@ Result<void> Device::State::make_threads() {
 }
 
 // On that thread.
-Result<void> Device::State::open_queue(QueueThread& on, std::uint16_t thread,
-                                       const std::shared_ptr<CharDevice>& device) {
+Result<void> Device::State::open_part(QueueThread& on, std::uint16_t part,
+                                      const std::shared_ptr<CharDevice>& device) {
     const QueueConfig config{
         .device = info.id,
-        .index = queue_of(thread),
+        .index = queue_of(part),
         .depth = info.depth,
-        .first_tag = static_cast<std::uint16_t>(thread % options.threads_per_queue),
+        .first_tag = static_cast<std::uint16_t>(part % options.threads_per_queue),
         .tag_step = options.threads_per_queue,
         .io_max = info.io_max,
         .ioctl_commands = (info.features & kernel::abi::f_cmd_ioctl_encode) != 0,
@@ -245,11 +247,11 @@ Result<void> Device::State::open_queue(QueueThread& on, std::uint16_t thread,
     };
     auto queue = Queue::open(config, {.reactor = on.reactor(),
                                       .offload = on.offload(),
-                                      .counters = counters[thread],
+                                      .counters = counters[part],
                                       .device = device,
                                       .backend = backend,
                                       .owner = shared_from_this(),
-                                      .thread = thread});
+                                      .part = part});
     if (!queue) return std::unexpected(queue.error());
     (*queue)->fetch_all();
     on.adopt(std::move(*queue));
@@ -272,19 +274,21 @@ Result<void> Device::State::open_queues_on_threads(const std::shared_ptr<CharDev
     };
     // Shared: a thread that answers after the bound must still find it.
     auto progress = std::make_shared<Progress>();
-    progress->pending = thread_count();
-    for (std::uint16_t thread = 0; thread < thread_count(); ++thread) {
+    progress->pending = part_count();
+    // Where the kernel sends a queue's requests, if its thread has nothing else to do.
+    const bool pinned = options.threads == nullptr && thread_count() == part_count();
+    for (std::uint16_t part = 0; part < part_count(); ++part) {
         std::vector<int> cpus;
-        if (options.threads == nullptr) {
-            auto affinity = control.queue_affinity(info.id, queue_of(thread));
+        if (pinned) {
+            auto affinity = control.queue_affinity(info.id, queue_of(part));
             if (!affinity) return std::unexpected(affinity.error());
             cpus = std::move(*affinity);
         }
         const bool posted =
-            queue_threads[thread]->post([self = shared_from_this(), thread, device, progress,
-                                         cpus = std::move(cpus)](QueueThread& on) {
+            queue_threads[part]->post([self = shared_from_this(), part, device, progress,
+                                       cpus = std::move(cpus)](QueueThread& on) {
                 if (!cpus.empty()) QueueThread::pin_to(cpus);
-                auto opened = self->open_queue(on, thread, device);
+                auto opened = self->open_part(on, part, device);
                 // Told a round later: by then a fetch that the kernel refuses has come back.
                 on.post([progress, opened = std::move(opened)](QueueThread&) {
                     progress->note(opened);
@@ -373,8 +377,8 @@ void Device::State::settle() {
     }
 }
 
-// A request that the backend does not answer keeps the kernel from stopping the device, and this
-// process from ending. Closing the rings and the character device fails that request and frees all.
+// An unanswered request keeps the kernel from stopping the device, and this process from ending.
+// Closing the rings and the character device fails it and frees all.
 Result<void> Device::State::abandon(Error why) {
     {
         const std::lock_guard lock(mutex);
@@ -399,9 +403,11 @@ Result<void> Device::State::stop() {
         stage = DeviceStage::stopping;
     }
     auto stopped = stop_from_child(info.id, options.timeout);
-    const bool late = !stopped && stopped.error().code == ETIMEDOUT;
-    if (!stopped && !late && stopped.error().code != ENODEV) return stopped;
-    if (late) cancel_requests();
+    const int code = stopped ? 0 : stopped.error().code;
+    if (code == ETIMEDOUT)
+        cancel_requests();
+    else if (code != 0 && code != ENODEV)
+        return stopped;
     if (await_queues_closed(options.timeout)) {
         settle();
         return {};
@@ -480,8 +486,8 @@ std::string Device::char_path() const { return "/dev/ublkc" + std::to_string(sta
 
 std::vector<QueueCounters> Device::counters() const {
     std::vector<QueueCounters> all(state_->info.queues);
-    for (std::size_t thread = 0; thread < state_->counters.size(); ++thread) {
-        state_->counters[thread].add_to(all[state_->queue_of(static_cast<std::uint16_t>(thread))]);
+    for (std::size_t part = 0; part < state_->counters.size(); ++part) {
+        state_->counters[part].add_to(all[state_->queue_of(static_cast<std::uint16_t>(part))]);
     }
     return all;
 }

@@ -12,6 +12,7 @@ namespace ashlar {
 namespace {
 
 constexpr std::uint32_t kIoMaxLeast = 4096;
+constexpr unsigned kThreadsMost = 1024;
 constexpr std::uint32_t kIoMaxMost = 32U << 20;
 
 Error invalid(std::string detail) {
@@ -45,6 +46,10 @@ Result<void> check_device_options(const DeviceOptions& options, const Geometry& 
         return std::unexpected(
             invalid("threads per queue is " + std::to_string(options.threads_per_queue) +
                     "; allowed are 1 to the depth, " + std::to_string(options.depth)));
+    }
+    if (options.thread_count > kThreadsMost) {
+        return std::unexpected(invalid("thread count is " + std::to_string(options.thread_count) +
+                                       "; allowed are 1 to 1024, and 0 for the best"));
     }
     if (options.polling && options.polling->idle.count() < 1) {
         return std::unexpected(invalid("idle time of polling is " +

@@ -465,7 +465,7 @@ Task<> complete_often(Io& io, int count, std::atomic<Completion*>& wanted) {
         Completion done(io);
         wanted = &done;
         wanted.notify_one();
-        co_await done;
+        static_cast<void>(co_await done);
     }
     co_return IoResult{};
 }
@@ -498,7 +498,7 @@ Task<> meet(Io& io, std::barrier<>& place) {
 }
 Task<> offload_often(Io& io, int count) {
     for (int i = 0; i < count; ++i) {
-        co_await io.offload([]() noexcept { return IoResult{}; });
+        static_cast<void>(co_await io.offload([]() noexcept { return IoResult{}; }));
     }
     co_return IoResult{};
 }

@@ -441,6 +441,25 @@ void read_many(unsigned entries) {
 TEST(Io, MoreAtOnceThanTheRingHasEntriesFor) { read_many(4); }
 TEST(Io, ARingOfTheSmallestSize) { read_many(1); }
 
+TEST(Io, BoundsLeaveWithWhatTheyBoundHoweverFullTheRingIs) {
+    test::RingRunner ring(4);
+    const Pair pipe = make_pipe();
+    std::array<std::byte, 8> bytes{};
+    const Buffer into = Buffer::memory(bytes.data(), 8);
+    std::deque<Task<>> tasks;
+    for (int i = 0; i < 25; ++i) {
+        // An odd one in between, so that pairs begin everywhere.
+        if (i % 3 == 0) tasks.push_back(await_one(ring.io(), [](Io& io) { return io.sleep(1us); }));
+        tasks.push_back(await_one(ring.io(), [fd = pipe.first.get(), into](Io& io) {
+            return io.read(fd, into, 0).within(5ms);
+        }));
+    }
+    for (Task<>& task : tasks) {
+        const IoResult result = ring.run(std::move(task));
+        EXPECT_TRUE(result.ok() || result.error() == ETIMEDOUT) << result.error();
+    }
+}
+
 Task<> count_down(Io& io, int depth) {
     const IoResult slept = co_await io.sleep(1us);
     if (!slept.ok()) co_return slept;
@@ -560,13 +579,14 @@ TEST_F(IoScopeTest, OperationsEndInAnyOrder) {
 }
 
 TEST_F(IoScopeTest, CancellingAsksForTheEndOfEachAndWaitsForIt) {
-    const Task<> first = start(1);
-    const Task<> second = start(2, 1h);
-    const Task<> third = start(3);
     int idle = 0;
     scope.on_idle([](void* count) noexcept { ++*static_cast<int*>(count); }, &idle);
+    const Task<> first = start(1);
     end(1, 0);
-    EXPECT_EQ(idle, 0) << "idle, and something may begin";
+    EXPECT_TRUE(scope.idle());
+    EXPECT_EQ(idle, 0) << "more may begin";
+    const Task<> second = start(2, 1h);
+    const Task<> third = start(3);
     scope.cancel_all();
     for (const auto& one : reactor.pending()) EXPECT_TRUE(one.cancelled);
     EXPECT_FALSE(second.done()) << "the kernel may still write";

@@ -163,12 +163,12 @@ void Queue::retire(Tag& tag) noexcept {
 }
 
 void Queue::session_idle() noexcept {
-    if (home()) with_.owner->queue_home(with_.thread);
+    if (home()) with_.owner->queue_home(with_.part);
 }
 
 void Queue::refused(const char* what, int code) noexcept {
     if (std::exchange(failed_, true)) return;
-    with_.owner->queue_failed(with_.thread, queue_error(config_, what, code));
+    with_.owner->queue_failed(with_.part, queue_error(config_, what, code));
 }
 
 void Queue::fail(int code) noexcept { refused("wait for requests", code); }

@@ -29,9 +29,9 @@ class QueueOwner {
 public:
     virtual void queue_opened() noexcept = 0;
     // Every tag is home: the device was stopped, the queue may be destroyed (not in this call).
-    virtual void queue_home(std::uint16_t thread) noexcept = 0;
+    virtual void queue_home(std::uint16_t part) noexcept = 0;
     // The queue cannot go on. Requests in flight end when the character device is closed.
-    virtual void queue_failed(std::uint16_t thread, Error error) noexcept = 0;
+    virtual void queue_failed(std::uint16_t part, Error error) noexcept = 0;
     // The queue is being destroyed and has let go of everything.
     virtual void queue_closed() noexcept = 0;
 
@@ -47,7 +47,7 @@ struct QueueSurroundings {
     std::shared_ptr<CharDevice> device;
     std::shared_ptr<Backend> backend;
     std::shared_ptr<QueueOwner> owner;  // also keeps counters alive
-    std::uint16_t thread = 0;           // how the owner knows this queue
+    std::uint16_t part = 0;             // how the owner knows this queue
 };
 
 // One thread's part of a queue, most often all of it. Thread: all of it on the reactor's thread.

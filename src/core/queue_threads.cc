@@ -143,7 +143,7 @@ Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const ThreadOpt
                                      .detail = "count must be 1 to 1024"});
     }
     ReactorOptions ring{.entries = options.entries,
-                        .files = lifetime == Lifetime::one_device ? 1 : kFilesPerThread,
+                        .files = options.files,
                         .buffers = options.buffers,
                         .polling = options.polling};
     // A device's own rings end with it; shared ones outlive it.
@@ -171,6 +171,7 @@ Result<std::shared_ptr<QueueThreads>> QueueThreads::create(Options options) {
     auto pool =
         QueueThreadPool::create({.count = options.count,
                                  .entries = options.entries,
+                                 .files = kFilesPerThread,
                                  .buffers = kBuffersPerThread,
                                  .polling = options.polling},
                                 QueueThreadPool::Lifetime::shared, open_uring_reactor, "ashlar-q");

@@ -70,6 +70,7 @@ private:
 struct ThreadOptions {
     unsigned count = 1;
     unsigned entries = 256;
+    unsigned files = 1;    // queues that one thread may have
     unsigned buffers = 0;  // slots for registered buffers
     std::optional<SubmissionPolling> polling{};
 };

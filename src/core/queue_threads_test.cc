@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <csignal>
 #include <future>
@@ -20,6 +21,7 @@ namespace ashlar {
 namespace {
 
 namespace abi = kernel::abi;
+using namespace std::chrono_literals;
 
 // Makes fake reactors and remembers the last one, and how many are alive.
 struct Fakes {
@@ -113,18 +115,19 @@ auto on_thread(QueueThread& thread, Call call) {
 }
 
 void adopt_queue(QueueThread& thread, test::FakeCharDevice& kernel,
-                 const std::shared_ptr<WaitingOwner>& owner, std::uint16_t index = 0) {
+                 const std::shared_ptr<WaitingOwner>& owner, std::uint16_t index = 0,
+                 std::unique_ptr<Session> session = std::make_unique<test::RecordingSession>(),
+                 DeviceId device = 0) {
     on_thread(thread, [&](QueueThread& self) {
-        const QueueConfig config{.index = index, .depth = 2, .io_max = 4096, .capabilities = {}};
-        auto backend =
-            std::make_shared<test::SessionBackend>(std::make_unique<test::RecordingSession>());
+        const QueueConfig config{.device = device, .index = index, .depth = 2, .io_max = 4096};
+        auto backend = std::make_shared<test::SessionBackend>(std::move(session));
         auto queue = Queue::open(config, {.reactor = self.reactor(),
                                           .offload = self.offload(),
                                           .counters = owner->counters,
                                           .device = kernel.device(),
                                           .backend = std::move(backend),
                                           .owner = owner,
-                                          .thread = index});
+                                          .part = index});
         ASSERT_TRUE(queue) << queue.error().message();
         (*queue)->fetch_all();
         self.adopt(std::move(*queue));
@@ -272,6 +275,72 @@ TEST(QueueThread, AQueueWhoseThreadQuitsUnderItIsToldSo) {
     EXPECT_EQ(owner->failures.size(), 1U) << "a device must not die silently";
 }
 
+// Waits in every request.
+class WaitingSession final : public Session {
+public:
+    Task<> serve(Io& io, const Request&) override { co_return co_await io.sleep(1h); }
+};
+
+TEST(QueueThread, CancelsTheRequestsOfOneDeviceOnly) {
+    Fakes fakes;
+    test::FakeCharDevice kernel(2);
+    auto owner = std::make_shared<WaitingOwner>();
+    auto thread = make_thread(fakes.factory());
+    for (const std::uint16_t device : {std::uint16_t{0}, std::uint16_t{1}}) {
+        adopt_queue(*thread, kernel, owner, device, std::make_unique<WaitingSession>(), device);
+        kernel.put(device, 0, test::make_descriptor(abi::io_op_read, 0, 8));
+    }
+    const auto cancelled = on_thread(*thread, [&](QueueThread& self) {
+        for (const std::uint16_t queue : {std::uint16_t{0}, std::uint16_t{1}}) {
+            EXPECT_TRUE(fakes.last->complete_tag(queue, 0, abi::io_res_ok));
+        }
+        self.cancel_requests(1);
+        std::vector<bool> found;
+        for (const auto& one : fakes.last->pending()) {
+            if (one.submission != nullptr) found.push_back(one.cancelled);
+        }
+        return found;
+    });
+    EXPECT_EQ(cancelled, (std::vector{false, true}));
+}
+
+// Blocks, on a thread where it may.
+class BlockingSession final : public Session {
+public:
+    BlockingSession(std::atomic<bool>& begun, std::atomic<bool>& ended)
+        : begun_(begun), ended_(ended) {}
+    Task<> serve(Io& io, const Request&) override {
+        co_return co_await io.offload([this]() noexcept {
+            begun_ = true;
+            begun_.notify_one();
+            std::this_thread::sleep_for(30ms);
+            ended_ = true;
+            return IoResult{};
+        });
+    }
+
+private:
+    std::atomic<bool>& begun_;
+    std::atomic<bool>& ended_;
+};
+
+TEST(QueueThread, CallsOnOtherThreadsEndBeforeIt) {
+    Fakes fakes;
+    test::FakeCharDevice kernel;
+    auto owner = std::make_shared<WaitingOwner>();
+    auto thread = make_thread(fakes.factory());
+    std::atomic<bool> begun = false;
+    std::atomic<bool> ended = false;
+    adopt_queue(*thread, kernel, owner, 0, std::make_unique<BlockingSession>(begun, ended));
+    kernel.put(0, 0, test::make_descriptor(abi::io_op_read, 0, 8));
+    on_thread(*thread,
+              [&](QueueThread&) { EXPECT_TRUE(fakes.last->complete_tag(0, 0, abi::io_res_ok)); });
+    begun.wait(false);
+    thread.reset();
+    EXPECT_TRUE(ended);
+    EXPECT_EQ(owner->closed(), 1);
+}
+
 // ---- Pools -------------------------------------------------------------------------------------
 
 constexpr auto kOne = QueueThreadPool::Lifetime::one_device;
@@ -302,10 +371,18 @@ TEST(QueueThreadPool, RefusesNoneAndTooMany) {
 
 TEST(QueueThreadPool, GivesItsThreadsInTurn) {
     Fakes fakes;
-    auto pool = QueueThreadPool::create({.count = 3, .entries = 64}, kOne, fakes.factory(), "t");
+    auto pool = QueueThreadPool::create({.count = 3,
+                                         .entries = 64,
+                                         .buffers = 77,
+                                         .polling = SubmissionPolling{.cpu = 5, .idle = 6ms}},
+                                        kOne, fakes.factory(), "t");
     ASSERT_TRUE(pool);
     EXPECT_EQ(fakes.alive, 3);
     EXPECT_EQ(fakes.seen.entries, 64U);
+    EXPECT_EQ(fakes.seen.buffers, 77U);
+    ASSERT_TRUE(fakes.seen.polling);
+    EXPECT_EQ(fakes.seen.polling->cpu, 5U);
+    EXPECT_EQ(fakes.seen.polling->idle, 6ms);
     std::vector<QueueThread*> first;
     for (int i = 0; i < 3; ++i) first.push_back(&(*pool)->next());
     EXPECT_EQ(std::set<QueueThread*>(first.begin(), first.end()).size(), 3U);
@@ -313,6 +390,19 @@ TEST(QueueThreadPool, GivesItsThreadsInTurn) {
     (*pool)->quit_all();
     pool->reset();
     EXPECT_EQ(fakes.alive, 0);
+}
+
+TEST(QueueThreadPool, OneOfItsThreadsMayEndThemAll) {
+    Fakes fakes;
+    auto pool = QueueThreadPool::create({.count = 3}, kOne, fakes.factory(), "t");
+    ASSERT_TRUE(pool);
+    QueueThread& first = (*pool)->next();
+    QueueThread& second = (*pool)->next();
+    ASSERT_TRUE(first.post([](QueueThread& self) { self.quit_pool(); }));
+    first.join();
+    second.join();
+    EXPECT_FALSE(first.post([](QueueThread&) {}));
+    EXPECT_FALSE(second.post([](QueueThread&) {}));
 }
 
 TEST(QueueThreadPool, AThreadThatCannotStartEndsTheOthers) {

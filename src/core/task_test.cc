@@ -33,7 +33,10 @@ struct Gate {
     static void await_resume() noexcept {}
 };
 
-Task<> at_once(Io&, int value) { co_return IoResult::bytes(static_cast<std::uint64_t>(value)); }
+// Not inlined, or a compiler may do without the frame that the tests look for.
+[[gnu::noinline]] Task<> at_once(Io&, int value) {
+    co_return IoResult::bytes(static_cast<std::uint64_t>(value));
+}
 Task<> after(Io&, Gate& gate, IoResult result) {
     co_await gate;
     co_return result;
@@ -265,6 +268,39 @@ TEST(Arena, ASpaceIsUsedAgainOnceThoseAboveItAreFree) {
     EXPECT_EQ(fourth, second);
     Arena::free_frame(fourth);
     Arena::free_frame(first);
+}
+
+TEST(Arena, AFreedFramesSpaceIsUsedAgainOnceThoseAboveItAreFree) {
+    Tag tag;
+    void* first = Arena::allocate_frame(&tag.arena, 64);
+    const std::size_t with_first = tag.arena.used();
+    void* second = Arena::allocate_frame(&tag.arena, 100);
+    void* third = Arena::allocate_frame(&tag.arena, 200);
+    const std::size_t with_all = tag.arena.used();
+    Arena::free_frame(second);
+    EXPECT_EQ(tag.arena.used(), with_all) << "the third lies above it";
+    void* fourth = Arena::allocate_frame(&tag.arena, 100);
+    EXPECT_GT(fourth, third);
+    Arena::free_frame(third);
+    Arena::free_frame(fourth);
+    EXPECT_EQ(tag.arena.used(), with_first);
+    EXPECT_EQ(Arena::allocate_frame(&tag.arena, 100), second);
+    Arena::free_frame(second);
+    Arena::free_frame(first);
+    EXPECT_EQ(tag.arena.used(), 0U);
+}
+
+TEST(Arena, FramesThatLiveLongDoNotUseItUp) {
+    Tag tag(1024);
+    void* lasting = Arena::allocate_frame(&tag.arena, 64);
+    for (int i = 0; i < 1000; ++i) {
+        void* one = Arena::allocate_frame(&tag.arena, 128);
+        void* two = Arena::allocate_frame(&tag.arena, 128);
+        ASSERT_TRUE(inside(tag, one) && inside(tag, two)) << i;
+        Arena::free_frame(one);
+        Arena::free_frame(two);
+    }
+    Arena::free_frame(lasting);
 }
 
 TEST(Arena, AFrameThatDoesNotFitGoesToTheHeap) {

@@ -318,8 +318,9 @@ private:
         Task<> serve(Io& io, const Request& request) override {
             latest_ = &request;
             // The later it came the sooner it is answered.
-            co_await io.sleep(std::chrono::microseconds(400 - 50 * std::min(++in_flight_, 7)));
-            if (twist_ == Twist::never_answers) co_await Completion(io);
+            const int late = std::min(++in_flight_, 7);
+            static_cast<void>(co_await io.sleep(std::chrono::microseconds(400 - 50 * late)));
+            if (twist_ == Twist::never_answers) static_cast<void>(co_await Completion(io));
             const IoResult result =
                 co_await below_->serve(io, twist_ == Twist::mixes_up ? *latest_ : request);
             --in_flight_;

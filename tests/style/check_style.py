@@ -27,8 +27,8 @@ ARROWS = [
     ("src/core/", ANY_PUBLIC, r"(base|kernel|reactor|core)/.*"),
     ("src/backends/", ANY_PUBLIC, r"base/.*|backends/{own}/.*"),
     ("src/layers/", ANY_PUBLIC, r"base/.*|layers/{own}/.*"),
-    ("sim/storm", ANY_PUBLIC, r"(base|kernel|core|sim)/.*|reactor/(reactor|operation)\.h"),
-    ("sim/", ANY_PUBLIC, r"(base|kernel|sim)/.*|reactor/(reactor|operation)\.h"),
+    ("sim/storm", ANY_PUBLIC, r"(base|kernel|core|sim)/.*|reactor/reactor\.h"),
+    ("sim/", ANY_PUBLIC, r"(base|kernel|sim)/.*|reactor/reactor\.h"),
     ("cli/", ANY_PUBLIC, r"(base|cli)/.*|kernel/features\.h"),
     ("examples/", ANY_PUBLIC, r"$^"),
 ]

@@ -28,7 +28,7 @@ protected:
                                     .device = kernel.device(),
                                     .backend = std::move(backend),
                                     .owner = owner,
-                                    .thread = thread});
+                                    .part = thread});
     }
     // Opens the queue with a session of the given kind and has it fetch.
     template <class S = RecordingSession>

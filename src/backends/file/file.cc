@@ -40,6 +40,11 @@ public:
     [[nodiscard]] Geometry geometry() const override { return geometry_; }
     [[nodiscard]] Capabilities capabilities() const override { return capabilities_; }
     [[nodiscard]] DataAccess data_access() const noexcept override { return DataAccess::routes; }
+    // The kernel lets one writer at a time into the page cache of a regular file: several threads
+    // would only wait for each other.
+    [[nodiscard]] unsigned best_threads() const noexcept override {
+        return block_device_ || step_ != 1 ? 0 : 1;
+    }
     [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override;
 
 private:

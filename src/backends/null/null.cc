@@ -30,11 +30,17 @@ public:
     }
 
 private:
-    // Only the kernel can reach a registered buffer, so it has to bring the zeroes.
+    // Only the kernel can reach a registered buffer, so it has to bring the zeroes. It stops early
+    // when there is something else for this thread to do.
     Task<> fill_registered(Io& io, Buffer buffer) const {
-        const IoResult result = co_await io.read(zeroes_, buffer, 0);
-        if (result.ok() && result.count() != buffer.length()) co_return std::errc::io_error;
-        co_return result;
+        for (std::uint32_t done = 0; done < buffer.length();) {
+            const Buffer rest = buffer.part(done, buffer.length() - done);
+            const IoResult read = co_await io.read(zeroes_, rest, 0);
+            if (!read.ok()) co_return read;
+            if (read.count() == 0) co_return std::errc::io_error;
+            done += static_cast<std::uint32_t>(read.count());
+        }
+        co_return IoResult{};
     }
 
     const int zeroes_;

@@ -104,6 +104,35 @@ TEST_F(NullTest, ReadsZeroesIntoRegisteredBuffers) {
     EXPECT_EQ(std::ranges::count(memory.bytes(), std::byte{0}), 1 << 20);
 }
 
+TEST_F(NullTest, AShortFillGoesOnWhereItStopped) {
+    test::FakeReactor reactor;
+    OffloadPool offload;
+    IoScope scope(reactor, offload);
+    Arena arena(nullptr, 0);
+    Io io(arena, scope);
+    const auto start = [&] {
+        return session->serve(
+            io, {.length = 8192, .op = Op::read, .buffer = Buffer::registered(3, 0, 8192)});
+    };
+    using Kind = test::FakeReactor::Kind;
+    const Task<> task = start();
+    ASSERT_TRUE(reactor.complete_first(Kind::submission, 5000));
+    ASSERT_FALSE(task.done());
+    const Buffer rest = reactor.pending().at(0).submission->buffer;
+    EXPECT_EQ(rest.index(), 3);
+    EXPECT_EQ(rest.address(), 5000U);
+    EXPECT_EQ(rest.length(), 3192U);
+    ASSERT_TRUE(reactor.complete_first(Kind::submission, 3192));
+    ASSERT_TRUE(task.done());
+    EXPECT_TRUE(task.result().ok());
+    const Task<> failed = start();
+    ASSERT_TRUE(reactor.complete_first(Kind::submission, -EFAULT));
+    EXPECT_EQ(failed.result().error(), EFAULT);
+    const Task<> endless = start();
+    ASSERT_TRUE(reactor.complete_first(Kind::submission, 0));
+    EXPECT_EQ(endless.result().error(), EIO);
+}
+
 TEST_F(NullTest, WithoutFillItLeavesWhatIsReadAlone) {
     backend = open_null({.geometry = {.size = kSize}, .fill = false}).value();
     session = backend->open_session(ring.io()).value();

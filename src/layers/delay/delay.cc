@@ -81,6 +81,7 @@ public:
     [[nodiscard]] std::string_view name() const noexcept override { return "delay"; }
     [[nodiscard]] Geometry geometry() const override { return inner_->geometry(); }
     [[nodiscard]] Capabilities capabilities() const override { return inner_->capabilities(); }
+    [[nodiscard]] unsigned best_threads() const noexcept override { return inner_->best_threads(); }
     [[nodiscard]] DataAccess data_access() const noexcept override {
         // Not holds: the engine would take the data from there, and nothing would be delayed.
         return inner_->data_access() == DataAccess::routes ? DataAccess::routes : DataAccess::sees;

@@ -131,6 +131,7 @@ public:
         }
         return can;
     }
+    [[nodiscard]] unsigned best_threads() const noexcept override { return inner_->best_threads(); }
     [[nodiscard]] DataAccess data_access() const noexcept override {
         const bool routes =
             inner_->data_access() == DataAccess::routes && !disk_.options.volatile_cache;
