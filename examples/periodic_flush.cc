@@ -45,6 +45,7 @@ public:
     std::string_view name() const noexcept override { return "periodic_flush"; }
     Geometry geometry() const override { return inner_->geometry(); }
     Capabilities capabilities() const override { return inner_->capabilities(); }
+    unsigned best_threads() const noexcept override { return inner_->best_threads(); }
     DataAccess data_access() const noexcept override {
         // Not holds: then writes would go past serve().
         const bool routes = inner_->data_access() == DataAccess::routes;

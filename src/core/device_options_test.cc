@@ -68,6 +68,13 @@ TEST(DeviceOptions, ThreadsPerQueue) {
     EXPECT_TRUE(check_device_options({.depth = 8, .threads_per_queue = 8}, {.size = 512}));
 }
 
+TEST(DeviceOptions, ThreadCount) {
+    EXPECT_EQ(refused({.thread_count = 1025}),
+              "thread count is 1025; allowed are 1 to 1024, and 0 for the best");
+    EXPECT_TRUE(check_device_options({.thread_count = 1024}, {.size = 512}));
+    EXPECT_TRUE(check_device_options({.thread_count = 0}, {.size = 512}));
+}
+
 TEST(DeviceOptions, Polling) {
     using std::chrono::milliseconds;
     EXPECT_EQ(refused({.polling = SubmissionPolling{.idle = milliseconds(0)}}),
