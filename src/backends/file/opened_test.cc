@@ -259,6 +259,7 @@ TEST_F(OpenedTest, DirectIoIsOnWhereItIsAskedFor) {
     ASSERT_TRUE(opened) << opened.error().message();
     EXPECT_TRUE(opened->underneath.direct);
     EXPECT_NE(fcntl(opened->fd.get(), F_GETFL) & O_DIRECT, 0);
+    EXPECT_NE(fcntl(opened->fd.get(), F_GETFL) & O_NOATIME, 0);
     EXPECT_EQ(fcntl(opened->fd.get(), F_GETFL) & O_NONBLOCK, 0) << "real storage waits";
 }
 
