@@ -47,7 +47,7 @@ public:
     Capabilities capabilities() const override { return inner_->capabilities(); }
     unsigned best_threads() const noexcept override { return inner_->best_threads(); }
     DataAccess data_access() const noexcept override {
-        // Not holds: then writes would go past serve().
+        // Not holds: it hands serve() on, and locates nothing itself.
         const bool routes = inner_->data_access() == DataAccess::routes;
         return routes ? DataAccess::routes : DataAccess::sees;
     }
