@@ -163,7 +163,8 @@ Result<void> Device::State::add(std::optional<DeviceId> id) {
     Result<void> set;
     if (const std::uint64_t missing = choice.features & ~info.features; missing != 0) {
         set = std::unexpected(error("add device", EOPNOTSUPP,
-                                    "the kernel did not grant " + feature_names(missing).front()));
+                                    "the kernel did not grant " + feature_names(missing).front() +
+                                        "; choose another data path or kind of commands"));
     } else {
         set = control.set_params(info.id, geometry, capabilities, info.io_max);
     }

@@ -151,21 +151,6 @@ const FeatureInfo* find_feature(std::string_view name) noexcept {
     return nullptr;
 }
 
-std::string feature_names(std::uint64_t mask) {
-    if (mask == 0) return "none";
-    std::string names;
-    for (; mask != 0; mask &= mask - 1) {
-        const int bit = std::countr_zero(mask);
-        if (!names.empty()) names += ' ';
-        if (const FeatureInfo* feature = find_feature(std::uint64_t{1} << bit)) {
-            names += feature->name;
-        } else {
-            names += "bit_" + std::to_string(bit);
-        }
-    }
-    return names;
-}
-
 std::uint64_t features_since(KernelVersion version) noexcept {
     std::uint64_t mask = 0;
     for (const FeatureInfo& feature : features) {

@@ -45,9 +45,6 @@ struct FeatureInfo {
 // By name, "user_copy"; null if there is none.
 [[nodiscard]] const FeatureInfo* find_feature(std::string_view name) noexcept;
 
-// "user_copy zoned bit_40": the mask's names, by bit, one space between them; "none" if it is 0.
-[[nodiscard]] std::string feature_names(std::uint64_t mask);
-
 // The mask of all features that came with this release or before it: what GET_FEATURES answers
 // there, if the kernel is built with all its options.
 [[nodiscard]] std::uint64_t features_since(KernelVersion version) noexcept;

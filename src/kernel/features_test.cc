@@ -41,13 +41,6 @@ TEST(Features, FindRefusesWhatIsNotOneKnownFlag) {
     EXPECT_EQ(find_feature(""), nullptr);
 }
 
-TEST(Features, Names) {
-    EXPECT_EQ(feature_names(0), "none");
-    EXPECT_EQ(feature_names(abi::f_user_copy), "user_copy");
-    EXPECT_EQ(feature_names(abi::f_zoned | abi::f_user_copy), "user_copy zoned");
-    EXPECT_EQ(feature_names(abi::f_batch_io | std::uint64_t{1} << 40), "batch_io bit_40");
-}
-
 TEST(Features, InferenceLeavesOutWhatDependsOnTheBuild) {
     EXPECT_EQ(infer_features({6, 1}), 0x1eU);
     EXPECT_EQ(infer_features({6, 3}), 0x3eU);
