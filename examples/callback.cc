@@ -21,7 +21,7 @@ class Client {
 public:
     // Copies size bytes, then calls back on the client's thread. error: an errno, 0 for none.
     void copy(std::byte* to, const std::byte* from, std::size_t size,
-              std::function<void(int error)> callback) {
+              const std::function<void(int error)>& callback) {
         const std::lock_guard lock(mutex_);
         calls_.emplace_back([=] {
             std::memcpy(to, from, size);

@@ -5,6 +5,7 @@
 // A write that one half refused is an error, though the other has it. Not done here: to remember
 // which half is the better one from then on, and to write it anew.
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
@@ -45,11 +46,15 @@ private:
     // Tasks start at once, so the second is under way before the first is awaited. Both are
     // awaited, whatever comes of the first: a task may go only when it is done.
     Task<> serve_by_both(Io& io, const Request& request) {
-        Task<> one = start(first_, io, request);
-        Task<> two = start(second_, io, request);
-        const IoResult first = co_await one;
-        const IoResult second = co_await two;
-        co_return first.ok() ? second : first;
+        std::array<Task<>, 2> tasks;
+        tasks[0] = start(first_, io, request);
+        tasks[1] = start(second_, io, request);
+        IoResult result;
+        for (auto& task : tasks) {
+            const IoResult half = co_await task;
+            if (result.ok()) result = half;
+        }
+        co_return result;
     }
 
     static Task<> start(Half& half, Io& io, const Request& request) {
