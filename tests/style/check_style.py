@@ -55,6 +55,9 @@ POOR_NAMES = re.compile(r"\w*(Mana" r"ger|Hel" r"per|Uti" r"ls)\w*|"
                         r"\b(mana" r"ger|hel" r"per|uti" r"ls?)\b")
 PRINTS = re.compile(r"std::c(out|err|log)\b|(?<!\w)(std::)?v?f?printf\s*\(|\bfmt::print|"
                     r"(?<!\w)(std::)?(puts|fputs|putchar|perror)\s*\(")
+# g++ 12 compiles this without a word and crashes when it is resumed.
+AWAITED_CONDITION = re.compile(r"\b(if|while|switch)\s*\([!(\s]*co_await\b|"
+                               r"\bco_await\s*\([^()]*\?")
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)')
 
 
@@ -129,6 +132,8 @@ def check_code(path, text):
         where = f"{path}:{number}"
         if re.search(r"\busing\s+namespace\s+(::)?std\s*;", line):
             yield f"{where}: using namespace std"
+        if AWAITED_CONDITION.search(line):
+            yield f"{where}: g++ 12 miscompiles this await; give the result a name first"
         if POOR_NAMES.search(line):
             yield f"{where}: name it after what it does: {POOR_NAMES.search(line).group(0)}"
         if path.startswith("src/") and not is_test(path) and path != "src/base/assert.cc":

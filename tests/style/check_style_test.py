@@ -168,6 +168,14 @@ class Rules(unittest.TestCase):
         self.none("src/core/queue.h", "#pragma once\n// printf(3) is like this\n")
         self.none("src/core/queue.h", '#pragma once\nconst char* c = "std::cout";\n')
 
+    def test_awaits_that_the_compiler_gets_wrong(self):
+        for code in ("if ((co_await io.sleep(t)).ok()) x();", "while (!co_await ready()) x();",
+                     "co_await (a ? x() : y());"):
+            with self.subTest(code=code):
+                self.one("src/core/queue.h", f"#pragma once\n{code}\n", "miscompiles")
+        self.none("src/core/queue.h",
+                  "#pragma once\nif (const auto r = co_await x(); r.ok()) co_return co_await y();\n")
+
     def test_paths_of_one_machine(self):
         for path in ("/wo" "rk/main/x", "/ro" "ot/x"):
             self.one("README.md", f"see {path}\n", "a path of one machine")
