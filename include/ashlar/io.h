@@ -118,6 +118,9 @@ public:
 
 private:
     friend class IoScope;
+    [[nodiscard]] bool is_bounded() const noexcept {
+        return submission_.time.seconds != 0 || submission_.time.nanoseconds != 0;
+    }
     IoScope& scope_;
     Submission submission_;
     IoResult result_{};

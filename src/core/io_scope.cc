@@ -77,7 +77,7 @@ void IoOperation::complete(std::int32_t result, std::uint32_t flags) noexcept {
     if ((flags & completion::more) != 0) return;
     if (submission_.kind == Submission::Kind::sleep) {
         if (result_.error() == ETIME) result_ = IoResult{};
-    } else if (result_.error() == ECANCELED && !scope_.cancelled()) {
+    } else if (result_.error() == ECANCELED && is_bounded() && !scope_.cancelled()) {
         // Nobody else cancels: the bound of within() has passed.
         result_ = IoResult::from_errno(ETIMEDOUT);
     }
