@@ -615,10 +615,15 @@ TEST_F(IoScopeTest, SendZeroCopyEndsWithItsNotification) {
     const Task<> at_once = send();
     ASSERT_TRUE(reactor.complete_first(Kind::submission, -ENOTSOCK));
     EXPECT_EQ(at_once.result().error(), ENOTSOCK);
-    const Task<> late = send();
+    const Task<> late = await_one(io, [](Io& with) {
+        return with.send_zero_copy(5, Buffer{}).within(std::chrono::seconds(1));
+    });
     ASSERT_TRUE(reactor.complete_first(Kind::submission, -ECANCELED, completion::more));
     ASSERT_TRUE(reactor.complete_first(Kind::submission, 0, completion::notification));
     EXPECT_EQ(late.result().error(), ETIMEDOUT);
+    const Task<> cut = send();
+    ASSERT_TRUE(reactor.complete_first(Kind::submission, -ECANCELED));
+    EXPECT_EQ(cut.result().error(), ECANCELED) << "no bound was set";
 }
 
 TEST_F(IoScopeTest, WhatWaitsWhenTheRingEndsIsNeverResumed) {
