@@ -28,6 +28,8 @@ constexpr std::array kInfos = {
                "all queues of a file in the page cache"},
     OptionInfo{"threads-per-queue", "N",
                "Threads that share the requests of a queue, 1 to its depth; default: 1"},
+    OptionInfo{"nice", "N",
+               "Priority of these threads, -20 (first) to 19 (last), where allowed; default: -20"},
     OptionInfo{"sqpoll", "",
                "A kernel thread per ring takes what is submitted: no system calls while busy, "
                "at the price of a CPU"},
@@ -88,6 +90,7 @@ Parsed<DeviceOptions> read_device_options(const Spec& given) {
         device.thread_count = static_cast<unsigned>(reader.number("threads", 1, 1024, 1));
     }
     device.threads_per_queue = small("threads-per-queue", device.depth, device.threads_per_queue);
+    device.nice = reader.whole_number("nice", -20, 19, device.nice);
     device.polling = read_polling(reader);
     if (reader.complaint()) return std::unexpected(*reader.complaint());
     return device;

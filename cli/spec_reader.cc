@@ -15,8 +15,9 @@ namespace {
 constexpr int kErrnoMost = 133;
 
 // Decimal digits and nothing else.
-std::optional<std::uint64_t> parse_number(std::string_view text) {
-    std::uint64_t value = 0;
+template <class Number = std::uint64_t>
+std::optional<Number> parse_number(std::string_view text) {
+    Number value = 0;
     const char* end = text.data() + text.size();
     const auto parsed = std::from_chars(text.data(), end, value);
     if (parsed.ec != std::errc{} || parsed.ptr != end) return std::nullopt;
@@ -134,6 +135,15 @@ std::uint64_t SpecReader::number(std::string_view key, std::uint64_t least, std:
     const std::string* given = text(key);
     if (given == nullptr) return fallback;
     const auto value = parse_number(*given);
+    if (value && *value >= least && *value <= most) return *value;
+    refuse(fmt::format("{} is '{}'; allowed are {} to {}", labelled(key), *given, least, most));
+    return fallback;
+}
+
+int SpecReader::whole_number(std::string_view key, int least, int most, int fallback) {
+    const std::string* given = text(key);
+    if (given == nullptr) return fallback;
+    const auto value = parse_number<int>(*given);
     if (value && *value >= least && *value <= most) return *value;
     refuse(fmt::format("{} is '{}'; allowed are {} to {}", labelled(key), *given, least, most));
     return fallback;

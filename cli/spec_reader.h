@@ -34,6 +34,8 @@ public:
     // Decimal digits only: 010 is ten.
     std::uint64_t number(std::string_view key, std::uint64_t least, std::uint64_t most,
                          std::uint64_t fallback);
+    // With a sign: "-5".
+    int whole_number(std::string_view key, int least, int most, int fallback);
     std::chrono::nanoseconds duration(std::string_view key, std::chrono::nanoseconds fallback);
     // "0.01": 0 to 1.
     double rate(std::string_view key, double fallback);

@@ -42,12 +42,18 @@ enum class CommandStyle : std::uint8_t {
 };
 [[nodiscard]] std::string_view name(CommandStyle style) noexcept;  // "per-io", "batch"
 
+// Of queue threads, -20 (first) to 19 (last). Others wait for what a disk does, so its threads come
+// before what else wants the CPU, as the kernel's own block workers do. Where the process may not
+// (CAP_SYS_NICE, RLIMIT_NICE), the threads keep the process's. See setpriority(2).
+inline constexpr int kNiceOfDisks = -20;
+
 // Threads that serve queues, of one device or of many. Without them a device makes its own.
 class QueueThreads {
 public:
     struct Options {
         unsigned count = 1;      // 1 to 1024
         unsigned entries = 256;  // submissions one thread may collect a round, 1 to 32768
+        int nice = kNiceOfDisks;
         std::optional<SubmissionPolling> polling{};
     };
     // Errors: EINVAL, EAGAIN (no more threads), ENOSYS/EPERM (io_uring), ENOMEM.
@@ -76,6 +82,7 @@ struct DeviceOptions {
     // Of the device's own; at most one for each part of a queue, which is then pinned to that
     // queue's CPUs. 0: what the backend does best with (Backend::best_threads), else that many.
     unsigned thread_count = 0;
+    int nice = kNiceOfDisks;                     // of the device's own threads
     std::optional<SubmissionPolling> polling{};  // of the device's own threads
     std::shared_ptr<QueueThreads> threads{};     // none: the device's own
     // Bound of every wait for the kernel or for a backend's answer. A backend that blocks a queue

@@ -215,6 +215,7 @@ Result<void> Device::State::make_threads() {
              .entries = std::min(info.depth * 2 * queues_of_one, kEntriesMost),
              .files = queues_of_one,
              .buffers = info.depth * queues_of_one,
+             .nice = options.nice,
              .polling = options.polling},
             QueueThreadPool::Lifetime::one_device, open_uring_reactor,
             "ublk" + std::to_string(info.id) + "-q");

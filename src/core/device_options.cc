@@ -51,6 +51,10 @@ Result<void> check_device_options(const DeviceOptions& options, const Geometry& 
         return std::unexpected(invalid("thread count is " + std::to_string(options.thread_count) +
                                        "; allowed are 1 to 1024, and 0 for the best"));
     }
+    if (options.nice < -20 || options.nice > 19) {
+        return std::unexpected(
+            invalid("nice is " + std::to_string(options.nice) + "; allowed are -20 to 19"));
+    }
     if (options.polling && options.polling->idle.count() < 1) {
         return std::unexpected(invalid("idle time of polling is " +
                                        std::to_string(options.polling->idle.count()) +

@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include <cerrno>
 #include <csignal>
 #include <future>
@@ -133,6 +135,11 @@ void QueueThread::pin_to(const std::vector<int>& cpus) noexcept {
     if (CPU_COUNT(&set) > 0) sched_setaffinity(0, sizeof(set), &set);
 }
 
+void QueueThread::set_nice(int nice) noexcept {
+    // A hint too: without the right to it, the thread keeps what it has.
+    setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), nice);
+}
+
 Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const ThreadOptions& options,
                                                                  Lifetime lifetime,
                                                                  const ReactorFactory& factory,
@@ -153,6 +160,8 @@ Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const ThreadOpt
     for (unsigned index = 0; index < options.count; ++index) {
         auto thread = QueueThread::create(factory, ring, name + std::to_string(index), pool.get());
         if (!thread) return std::unexpected(thread.error());
+        // Not before its ring stands: a thread of the kernel that polls it has no such right.
+        (*thread)->post([nice = options.nice](QueueThread&) { QueueThread::set_nice(nice); });
         pool->threads_.push_back(std::move(*thread));
     }
     return pool;
@@ -173,6 +182,7 @@ Result<std::shared_ptr<QueueThreads>> QueueThreads::create(Options options) {
                                  .entries = options.entries,
                                  .files = kFilesPerThread,
                                  .buffers = kBuffersPerThread,
+                                 .nice = options.nice,
                                  .polling = options.polling},
                                 QueueThreadPool::Lifetime::shared, open_uring_reactor, "ashlar-q");
     if (!pool) return std::unexpected(pool.error());

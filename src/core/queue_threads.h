@@ -50,6 +50,7 @@ public:
     // Of the device's queues on this thread: requests that wait for operations of Io fail.
     void cancel_requests(DeviceId device) noexcept;
     static void pin_to(const std::vector<int>& cpus) noexcept;
+    static void set_nice(int nice) noexcept;
 
 private:
     explicit QueueThread(QueueThreadPool* pool) noexcept : pool_(pool) {}
@@ -72,6 +73,7 @@ struct ThreadOptions {
     unsigned entries = 256;
     unsigned files = 1;    // queues that one thread may have
     unsigned buffers = 0;  // slots for registered buffers
+    int nice = kNiceOfDisks;
     std::optional<SubmissionPolling> polling{};
 };
 

@@ -2,6 +2,8 @@
 #include "core/queue_threads.h"
 
 #include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -198,6 +200,21 @@ TEST(QueueThread, PinsToCpusThatExistAndIgnoresOthers) {
     on_thread(*thread, [&](QueueThread& self) { self.pin_to({}); });
     const cpu_set_t still = on_thread(*thread, cpus);
     EXPECT_TRUE(CPU_EQUAL(&still, &pinned)) << "no CPU is no wish";
+}
+
+TEST(QueueThread, ItsPriorityIsItsOwnAndAWish) {
+    Fakes fakes;
+    auto thread = make_thread(fakes.factory());
+    const auto nice = [](QueueThread&) {
+        return getpriority(PRIO_PROCESS, static_cast<id_t>(gettid()));
+    };
+    const int before = getpriority(PRIO_PROCESS, 0);
+    on_thread(*thread, [](QueueThread& self) { self.set_nice(19); });  // always allowed
+    EXPECT_EQ(on_thread(*thread, nice), 19);
+    EXPECT_EQ(getpriority(PRIO_PROCESS, 0), before);
+    on_thread(*thread, [](QueueThread& self) { self.set_nice(-20); });
+    const int after = on_thread(*thread, nice);
+    EXPECT_TRUE(after == -20 || after == 19) << after;
 }
 
 TEST(QueueThread, QuitEndsItAndThenNothingCanBePosted) {

@@ -2,6 +2,7 @@
 what is needed."""
 import os
 import unittest
+from pathlib import Path
 
 from support import (DeviceTest, Mounted, Store, add, ashlar, ashlar_json, fio, kernel_features,
                      run)
@@ -99,6 +100,16 @@ class DataPaths(DeviceTest):
         with self.subTest("polled submission on one CPU, of a file"):
             self.verify("file", self.store.fresh("64M"), "--sqpoll", "--sqpoll-cpu", "0",
                         "--sqpoll-idle", "50")
+
+    def test_threads_come_before_others_unless_told(self):
+        for options, expected in [([], -20), (["--nice", "5"], 5), (["--nice=-1"], -1)]:
+            with self.subTest(options=options):
+                device = add("null", *options)
+                threads = os.listdir(f"/proc/{device['pid']}/task")
+                names = {int(t): Path(f"/proc/{device['pid']}/task/{t}/comm").read_text()
+                         for t in threads}
+                queues = [t for t, name in names.items() if name.startswith("ublk")]
+                self.assertEqual([os.getpriority(os.PRIO_PROCESS, t) for t in queues], [expected])
 
     def test_null_reads_zeroes_on_every_path(self):
         for path in PATHS:
