@@ -91,11 +91,22 @@ public:
     [[nodiscard]] Result<void> set_params(DeviceId id, const Geometry& geometry,
                                           const Capabilities& capabilities, std::uint32_t io_max);
     [[nodiscard]] Result<DeviceParams> params(DeviceId id);
+    // A new server announces itself, before it fetches. Errors: EBUSY (the last server has not let
+    // go yet, or the device is live), EINVAL (no recovery: the device was added without).
+    [[nodiscard]] Result<void> start_recovery(DeviceId id);
+    // Waits as start() does; then requests go on. pid: the calling server's.
+    [[nodiscard]] Result<void> end_recovery(DeviceId id, std::int32_t pid);
+    // No new request reaches the server, and what it has fetched and not been given comes back to
+    // it. Since 6.16. Errors: EBUSY when a queue had nothing but requests in flight all the time
+    // (requests then wait until this is done again), EOPNOTSUPP.
+    [[nodiscard]] Result<void> quiesce(DeviceId id, std::chrono::milliseconds bound);
     // Waits until every queue has fetched all its tags. pid: the calling server's.
     // Errors: EEXIST (started, or its last block device is still open), EBUSY (stopping).
     [[nodiscard]] Result<void> start(DeviceId id, std::int32_t pid);
     // Takes the block device away; requests in flight are served first.
     [[nodiscard]] Result<void> stop(DeviceId id);
+    // The same, unless someone has it open: then EBUSY. Since 7.0; EOPNOTSUPP before.
+    [[nodiscard]] Result<void> stop_if_unused(DeviceId id);
     // Stops if need be and waits until the server has let go and the id is free again.
     [[nodiscard]] Result<void> remove(DeviceId id);
     // The same without waiting for the id. Since 6.9; refused with EOPNOTSUPP before.

@@ -47,6 +47,16 @@ enum class CommandStyle : std::uint8_t {
 // (CAP_SYS_NICE, RLIMIT_NICE), the threads keep the process's. See setpriority(2).
 inline constexpr int kNiceOfDisks = -20;
 
+// What becomes of a device whose server ends without removing it: killed, crashed, or quiesced.
+enum class Recovery : std::uint8_t {
+    none,     // its block device goes away
+    queue,    // it waits for the next server, and new requests with it; those in flight fail (6.0)
+    reissue,  // the same, and those in flight are given to the next server (6.0). They may have been
+              // carried out already: right for a backend that can do the same write twice
+    fail,     // it waits for the next server; until then requests fail (6.13)
+};
+[[nodiscard]] std::string_view name(Recovery recovery) noexcept;  // "none", ...
+
 // Threads that serve queues, of one device or of many. Without them a device makes its own.
 class QueueThreads {
 public:
@@ -78,6 +88,7 @@ struct DeviceOptions {
     bool read_only = false;                    // even if the backend could write
     DataPath data_path = DataPath::automatic;  // refused if kernel or backend cannot
     CommandStyle commands = CommandStyle::automatic;
+    Recovery recovery = Recovery::none;
     std::uint16_t threads_per_queue = 1;  // 1 to depth; tags are dealt to them in turn (6.16)
     // Of the device's own; at most one for each part of a queue, which is then pinned to that
     // queue's CPUs. 0: what the backend does best with (Backend::best_threads), else that many.
@@ -91,9 +102,20 @@ struct DeviceOptions {
 };
 
 // created: added to the kernel, no block device yet. serving: the block device is there. stopping:
-// it goes away, requests in flight are served to their end. stopped: may be started again. failed:
-// a queue could not go on; the block device is gone. removed: the id is free.
-enum class DeviceStage : std::uint8_t { created, serving, stopping, stopped, failed, removed };
+// it goes away, requests in flight are served to their end. stopped: may be started again.
+// quiescing, quiesced: the same, but the block device stays and its users wait. failed: a queue
+// could not go on; without recovery the block device is gone, with it the device may be started
+// again. removed: the id is free, or another server's.
+enum class DeviceStage : std::uint8_t {
+    created,
+    serving,
+    stopping,
+    stopped,
+    quiescing,
+    quiesced,
+    failed,
+    removed,
+};
 [[nodiscard]] std::string_view name(DeviceStage stage) noexcept;
 
 // What was chosen where the options left the choice, and why, in a line for people.
@@ -125,20 +147,41 @@ public:
         return create(std::move(backend), DeviceOptions{});
     }
 
+    // Takes over a device that has no server: one with recovery whose server ended or quiesced it
+    // (it is then quiesced), or one that was stopped (stopped). start() has it served again. What
+    // the device was made with stays as it is: id, queues, depth, io_max, data_path, commands and
+    // recovery of the options are not looked at.
+    // Errors: ENODEV; EBUSY when it has a server; EINVAL when the backend's size, block sizes or
+    // abilities are not the device's.
+    [[nodiscard]] static Result<Device> recover(std::shared_ptr<Backend> backend, DeviceId id,
+                                                const DeviceOptions& options);
+
     Device(Device&&) noexcept;
     Device& operator=(Device&&) noexcept;
     ~Device();
 
-    // created or stopped -> serving. When it returns, the block device exists in the kernel.
+    // created, stopped or quiesced (or failed, with recovery) -> serving. When it returns, the block
+    // device exists in the kernel; a quiesced one's users go on. On failure all is as before.
     // Errors: those of a session's opening; EBUSY when someone still holds the last block device.
     [[nodiscard]] Result<void> start();
+    // serving -> quiesced: the block device stays, its requests wait in the kernel, and none is
+    // lost: those in flight are answered first, or kept for the next server (Recovery::reissue).
+    // Errors: EOPNOTSUPP (not with Recovery::none or fail; with Recovery::queue before 6.16; on
+    // shared threads), ETIMEDOUT as for stop().
+    [[nodiscard]] Result<void> quiesce();
+    // The device stays in the kernel as it is, for another server; this object has nothing to do
+    // with it any more. Not while it serves.
+    void detach();
     // Returns when the device no longer serves: it was stopped (here or by another process), or a
     // queue failed (then the error says why).
     [[nodiscard]] Result<void> wait();
-    // serving -> stopped. Requests in flight are served first. When the time is over, what they
+    // serving or quiesced -> stopped. Requests in flight are served first. When the time is over, what they
     // await of Io is cancelled; if the backend still does not answer all of them, they fail, the
     // device is failed, and the error says so.
     [[nodiscard]] Result<void> stop();
+    // The same, unless someone has the block device open: then EBUSY, and nothing has changed.
+    // EOPNOTSUPP before 7.0, whose driver cannot tell.
+    [[nodiscard]] Result<void> stop_if_unused();
     // Any stage -> removed. Stops first; an error of stop() is told, but does not keep the device.
     [[nodiscard]] Result<void> remove();
 

@@ -76,6 +76,9 @@ public:
         add(*current_, tag, result);
     }
 
+    [[nodiscard]] bool is_settled(const Tag& tag) const noexcept override {
+        return !is_committing(tag);
+    }
     void get_data(Tag&) noexcept override { ASHLAR_ASSERT(false); }
     void completed(Tag&, std::int32_t) noexcept override { ASHLAR_ASSERT(false); }
 
@@ -172,12 +175,15 @@ private:
         // The fetch has ended: nobody brings these back.
         if (ended_) retire(std::span(batch.elements).first(end));
         if (!prepared) free_.push_back(&batch);
+        queue_.settled();
     }
 
     void retire(std::span<const std::byte> elements) noexcept {
         for (; !elements.empty(); elements = elements.subspan(element_bytes())) {
             const auto element = kernel::decode_batch_element(flags_, elements);
-            queue_.retire(queue_.tags()[element->tag]);
+            Tag& tag = queue_.tags()[element->tag];
+            // Those that the kernel took before the end are home already.
+            if (tag.state() == TagState::with_kernel) queue_.retire(tag);
         }
     }
 

@@ -358,7 +358,7 @@ TEST_F(BatchCommandsTest, TheEndOfTheFetchBringsIdleTagsHome) {
     start_fetching();
     end_fetch(abi::io_res_abort);
     EXPECT_TRUE(queue->home());
-    EXPECT_EQ(owner->homes, std::vector<std::uint16_t>{3});
+    EXPECT_EQ(owner->homes, std::vector<std::uint32_t>{3});
     EXPECT_TRUE(owner->failures.empty());
     EXPECT_TRUE(reactor.pending().empty());
     queue.reset();

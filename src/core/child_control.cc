@@ -90,4 +90,9 @@ Result<void> stop_from_child(DeviceId id, milliseconds timeout) {
                       [=](Control& control) { return control.stop(id); });
 }
 
+Result<void> stop_if_unused_from_child(DeviceId id, milliseconds timeout) {
+    return from_child(kernel::control::try_stop_dev, id, timeout,
+                      [=](Control& control) { return control.stop_if_unused(id); });
+}
+
 }  // namespace ashlar

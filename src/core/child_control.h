@@ -16,5 +16,7 @@ namespace ashlar {
 [[nodiscard]] Result<void> start_from_child(DeviceId id, std::int32_t pid,
                                             std::chrono::milliseconds timeout);
 [[nodiscard]] Result<void> stop_from_child(DeviceId id, std::chrono::milliseconds timeout);
+[[nodiscard]] Result<void> stop_if_unused_from_child(DeviceId id,
+                                                     std::chrono::milliseconds timeout);
 
 }  // namespace ashlar

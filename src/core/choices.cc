@@ -145,6 +145,29 @@ Result<void> choose_commands(const ChoiceRequest& request, DeviceChoices& choice
     return {};
 }
 
+std::uint64_t features_of(Recovery recovery) noexcept {
+    switch (recovery) {
+        case Recovery::queue: return abi::f_user_recovery;
+        case Recovery::reissue: return abi::f_user_recovery | abi::f_user_recovery_reissue;
+        case Recovery::fail: return abi::f_user_recovery | abi::f_user_recovery_fail_io;
+        default: return 0;
+    }
+}
+
+Result<void> choose_recovery(const ChoiceRequest& request, Choice& choice) {
+    const std::uint64_t wanted = features_of(request.recovery);
+    if (!has(request.offered, wanted)) {
+        return std::unexpected(Error{.operation = "choose how to recover",
+                                     .code = EOPNOTSUPP,
+                                     .detail = "recovery " + std::string(name(request.recovery)) +
+                                               " needs kernel " + since(wanted) + " or newer",
+                                     .hint = "use queue or reissue"});
+    }
+    choice.features |= wanted;
+    if (wanted != 0) choice.features |= request.offered & abi::f_quiesce;
+    return {};
+}
+
 }  // namespace
 
 Result<Choice> choose(const ChoiceRequest& request) {
@@ -165,6 +188,42 @@ Result<Choice> choose(const ChoiceRequest& request) {
                           "use one");
         }
         choice.features |= abi::f_per_io_daemon;
+    }
+    if (auto chosen = choose_recovery(request, choice); !chosen) {
+        return std::unexpected(chosen.error());
+    }
+    return choice;
+}
+
+Recovery recovery_of(std::uint64_t features) noexcept {
+    if (!has(features, abi::f_user_recovery)) return Recovery::none;
+    if (has(features, abi::f_user_recovery_reissue)) return Recovery::reissue;
+    return has(features, abi::f_user_recovery_fail_io) ? Recovery::fail : Recovery::queue;
+}
+
+Result<Choice> choice_of_device(std::uint64_t features, DataAccess access,
+                                std::uint16_t threads_per_queue) {
+    constexpr std::string_view reason = "as the device was made";
+    Choice choice;
+    choice.features = features;
+    DeviceChoices& choices = choice.choices;
+    choices.data_path = DataPath::copy;
+    for (const DataPath path : kPaths) {
+        if (!has(features, features_of(path))) continue;
+        choices.data_path = path;
+        break;
+    }
+    choices.data_path_reason = reason;
+    choices.commands = has(features, abi::f_batch_io) ? CommandStyle::batch : CommandStyle::per_io;
+    choices.commands_reason = reason;
+    if (is_zero_copy(choices.data_path) && access != DataAccess::routes) {
+        return refuse(EINVAL,
+                      "the device was made for data path " + std::string(name(choices.data_path)) +
+                          ", and this backend works on the bytes themselves",
+                      "give it the backend it was made with");
+    }
+    if (threads_per_queue > 1 && !has(features, abi::f_per_io_daemon)) {
+        return refuse(EINVAL, "the device was made for one thread per queue", "use one");
     }
     return choice;
 }

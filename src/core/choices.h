@@ -14,6 +14,7 @@ struct ChoiceRequest {
     CommandStyle commands = CommandStyle::automatic;
     std::uint16_t threads_per_queue = 1;
     DataAccess access = DataAccess::sees;
+    Recovery recovery = Recovery::none;
     std::uint64_t offered = 0;  // UBLK_F_* of the running kernel
 };
 
@@ -25,5 +26,13 @@ struct Choice {
 // Errors: EOPNOTSUPP (the kernel has it not; names the release that does, and what there is),
 // EINVAL (the backend or the combination cannot).
 [[nodiscard]] Result<Choice> choose(const ChoiceRequest& request);
+
+// What a device uses that was made with these features (UBLK_F_*).
+// Errors: EINVAL (the backend cannot, or more threads per queue than one, for which it was not
+// made).
+[[nodiscard]] Result<Choice> choice_of_device(std::uint64_t features, DataAccess access,
+                                              std::uint16_t threads_per_queue);
+// What it was made with.
+[[nodiscard]] Recovery recovery_of(std::uint64_t features) noexcept;
 
 }  // namespace ashlar

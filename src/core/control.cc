@@ -296,6 +296,34 @@ Result<void> Control::start(DeviceId id, std::int32_t pid) {
     return {};
 }
 
+Result<void> Control::start_recovery(DeviceId id) {
+    auto answer = state_->run({.opcode = commands::start_user_recovery, .device = id});
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+}
+
+Result<void> Control::end_recovery(DeviceId id, std::int32_t pid) {
+    auto answer = state_->run({.opcode = commands::end_user_recovery,
+                               .device = id,
+                               .data = static_cast<std::uint64_t>(pid)});
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+}
+
+Result<void> Control::quiesce(DeviceId id, milliseconds bound) {
+    auto answer = state_->run({.opcode = commands::quiesce_dev,
+                               .device = id,
+                               .data = static_cast<std::uint64_t>(bound.count())});
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+}
+
+Result<void> Control::stop_if_unused(DeviceId id) {
+    auto answer = state_->run({.opcode = commands::try_stop_dev, .device = id});
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+}
+
 Result<void> Control::stop(DeviceId id) {
     auto answer = state_->run({.opcode = commands::stop_dev, .device = id});
     if (!answer) return std::unexpected(answer.error());

@@ -55,6 +55,18 @@ Explanation explain(const kernel::Opcode& opcode, int code) {
         return {"the device runs already, or someone still holds its last block device open",
                 "close or unmount it first"};
     }
+    if (opcode.ioctl == control::start_user_recovery.ioctl && code == EBUSY) {
+        return {"the device has a server", "stop that one first, or quiesce it"};
+    }
+    if (opcode.ioctl == control::start_user_recovery.ioctl && code == EINVAL) {
+        return {"the device was made without recovery", "remove it and add it again"};
+    }
+    if (opcode.ioctl == control::try_stop_dev.ioctl && code == EBUSY) {
+        return {"someone has the disk open", "unmount or close it first"};
+    }
+    if (opcode.ioctl == control::quiesce_dev.ioctl && code == EBUSY) {
+        return {"the backend was busy with every request of a queue all the time", "try again"};
+    }
     if (opcode.ioctl == control::start_dev.ioctl && code == EBUSY) {
         return {"the device is being stopped", "try again"};
     }

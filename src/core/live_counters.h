@@ -38,13 +38,6 @@ struct alignas(64) LiveCounters {
             add(errors, 1);
     }
 
-    void reset() noexcept {
-        for (auto* counter : {&reads, &writes, &flushes, &discards, &write_zeroes, &others,
-                              &read_bytes, &write_bytes, &errors}) {
-            counter->store(0, std::memory_order_relaxed);
-        }
-    }
-
     void add_to(QueueCounters& sum) const noexcept {
         const auto get = [](const std::atomic<std::uint64_t>& counter) {
             return counter.load(std::memory_order_relaxed);

@@ -9,8 +9,20 @@ std::string_view name(DeviceStage stage) noexcept {
         case DeviceStage::serving: return "serving";
         case DeviceStage::stopping: return "stopping";
         case DeviceStage::stopped: return "stopped";
+        case DeviceStage::quiescing: return "quiescing";
+        case DeviceStage::quiesced: return "quiesced";
         case DeviceStage::failed: return "failed";
         case DeviceStage::removed: return "removed";
+    }
+    return "unknown";
+}
+
+std::string_view name(Recovery recovery) noexcept {
+    switch (recovery) {
+        case Recovery::none: return "none";
+        case Recovery::queue: return "queue";
+        case Recovery::reissue: return "reissue";
+        case Recovery::fail: return "fail";
     }
     return "unknown";
 }

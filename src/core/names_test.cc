@@ -20,7 +20,8 @@ void check_names(int count) {
 }
 
 TEST(Names, EveryValueHasOne) {
-    check_names<DeviceStage>(6);
+    check_names<DeviceStage>(8);
+    check_names<Recovery>(4);
     check_names<DataPath>(6);
     check_names<CommandStyle>(3);
 }

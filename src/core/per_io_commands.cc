@@ -29,6 +29,10 @@ public:
         submit(tag, ioctl_ ? abi::u_io_need_get_data : abi::io_need_get_data, 0);
     }
 
+    [[nodiscard]] bool is_settled(const Tag& tag) const noexcept override {
+        return tag.opcode != (ioctl_ ? abi::u_io_need_get_data : abi::io_need_get_data);
+    }
+
     void completed(Tag& tag, std::int32_t result) noexcept override {
         if (result == abi::io_res_ok || result == abi::io_res_need_get_data) [[likely]] {
             return queue_.arrived(tag, result == abi::io_res_need_get_data);

@@ -75,7 +75,10 @@ Queue::~Queue() {
     tags_.clear();
     session_.reset();
     descriptors_.reset();
+    buffers_.reset();
+    arenas_.reset();
     with_.device.reset();
+    with_.backend.reset();
     with_.owner->queue_closed();
 }
 
@@ -157,13 +160,52 @@ void Queue::fetch_all() noexcept {
 
 void Queue::retire(Tag& tag) noexcept {
     tag.retired();
-    if (++tags_home_ < tags_.size()) return;
+    if (++tags_home_ < tags_.size()) return settled();
     session_scope_.cancel_all();
     if (session_scope_.idle()) session_idle();
 }
 
 void Queue::session_idle() noexcept {
-    if (home()) with_.owner->queue_home(with_.part);
+    if (home()) return with_.owner->queue_home(with_.part);
+    settled();
+}
+
+// ---- Leaving -----------------------------------------------------------------------------------
+
+void Queue::leave(Leaving how) noexcept {
+    leaving_ = how;
+    settled();
+}
+
+// Neither we nor the driver would miss it if the ring ended now.
+bool Queue::is_unused(const Tag& tag) const noexcept {
+    switch (tag.state()) {
+        case TagState::home: return true;
+        case TagState::with_kernel: return commands_->is_settled(tag);
+        default: return tag.held;
+    }
+}
+
+void Queue::continue_leaving() noexcept {
+    if (left_ || home()) return;
+    for (const Tag& tag : tags_) {
+        if (!is_unused(tag)) return;
+    }
+    session_scope_.cancel_all();
+    if (left_ || !session_scope_.idle()) return;
+    left_ = true;
+    with_.owner->queue_left();
+}
+
+// A request that was cut short so that the queue can leave is not answered either.
+bool Queue::holds_back(IoResult result) const noexcept {
+    return leaving_ == Leaving::holding && request_scope_.cancelled() &&
+           result.error() == ECANCELED;
+}
+
+void Queue::hold(Tag& tag) noexcept {
+    tag.held = true;
+    settled();
 }
 
 void Queue::refused(const char* what, int code) noexcept {
@@ -171,7 +213,9 @@ void Queue::refused(const char* what, int code) noexcept {
     with_.owner->queue_failed(with_.part, queue_error(config_, what, code));
 }
 
-void Queue::fail(int code) noexcept { refused("wait for requests", code); }
+void Queue::fail(int code) noexcept {
+    if (!left_) refused("wait for requests", code);
+}
 
 void Queue::reactor_closed() noexcept {
     reactor_closed_ = true;
@@ -190,6 +234,8 @@ void Queue::completed(Tag& tag, std::int32_t result) noexcept {
 
 void Queue::arrived(Tag& tag, bool wants_data) noexcept {
     tag.returned();
+    if (leaving_ == Leaving::holding) [[unlikely]]
+        return hold(tag);
     if (!decode(tag)) return;
     if (!wants_data) return serve(tag);
     place(tag);
@@ -317,6 +363,8 @@ void Queue::finish(Tag& tag, IoResult result) noexcept {
 }
 
 void Queue::commit(Tag& tag, IoResult result) noexcept {
+    if (holds_back(result)) [[unlikely]]
+        return hold(tag);
     with_.counters.count(tag.request, !result.ok());
     if (std::exchange(tag.registered, false)) {
         // Submitted before the commit, and so carried out before it.
@@ -326,6 +374,7 @@ void Queue::commit(Tag& tag, IoResult result) noexcept {
     }
     commands_->commit(tag, kernel_result(tag.request, result));
     tag.data = tag.buffer();
+    settled();
 }
 
 std::uint64_t Queue::registration(const Tag& tag) const noexcept {

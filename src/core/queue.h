@@ -24,14 +24,25 @@ struct CharDevice {
     Fd fd;
 };
 
+// How a queue ends whose device goes on with another server. What it serves then, it serves to the
+// end and answers.
+enum class Leaving : std::uint8_t {
+    no,
+    serving,  // so it does with what the kernel still sends, which is told to send no more
+    holding,  // what the kernel still sends is kept unanswered: the driver gives it to the next one
+};
+
 // Who is told how a queue ends. Called on the queue's thread.
 class QueueOwner {
 public:
     virtual void queue_opened() noexcept = 0;
     // Every tag is home: the device was stopped, the queue may be destroyed (not in this call).
-    virtual void queue_home(std::uint16_t part) noexcept = 0;
+    virtual void queue_home(std::uint32_t part) noexcept = 0;
+    // What leave() asked for is done. Only the fetches are with the kernel still, and end with the
+    // ring; the queue is to stay until then.
+    virtual void queue_left() noexcept = 0;
     // The queue cannot go on. Requests in flight end when the character device is closed.
-    virtual void queue_failed(std::uint16_t part, Error error) noexcept = 0;
+    virtual void queue_failed(std::uint32_t part, Error error) noexcept = 0;
     // The queue is being destroyed and has let go of everything.
     virtual void queue_closed() noexcept = 0;
 
@@ -47,7 +58,7 @@ struct QueueSurroundings {
     std::shared_ptr<CharDevice> device;
     std::shared_ptr<Backend> backend;
     std::shared_ptr<QueueOwner> owner;  // also keeps counters alive
-    std::uint16_t part = 0;             // how the owner knows this queue
+    std::uint32_t part = 0;             // how the owner knows this queue
 };
 
 // One thread's part of a queue, most often all of it. Thread: all of it on the reactor's thread.
@@ -68,7 +79,9 @@ public:
     [[nodiscard]] bool home() const noexcept {
         return tags_home_ == tags_.size() && session_scope_.idle();
     }
-    // The thread cannot go on: tells the owner.
+    // Asks it to end although the device goes on. It tells the owner, once, when it has left.
+    void leave(Leaving how) noexcept;
+    // The thread cannot go on: tells the owner, unless the queue has left.
     void fail(int code) noexcept;
     // Requests that wait for operations of Io get ECANCELED for them.
     void cancel_requests() noexcept { request_scope_.cancel_all(); }
@@ -81,6 +94,11 @@ public:
     void arrived(Tag& tag, bool wants_data) noexcept;
     // The kernel will not use the tag again: the device stops.
     void retire(Tag& tag) noexcept;
+    // What was on its way to the kernel is there.
+    void settled() noexcept {
+        if (leaving_ != Leaving::no) [[unlikely]]
+            continue_leaving();
+    }
     // The kernel does not take what it must: the queue cannot go on.
     void refused(const char* what, int code) noexcept;
     // What a command names for the tag's data: an address, or how to register it.
@@ -110,6 +128,10 @@ private:
     void start(Tag& tag, const Request& request) noexcept;
     void finish(Tag& tag, IoResult result) noexcept;
     void commit(Tag& tag, IoResult result) noexcept;
+    [[nodiscard]] bool holds_back(IoResult result) const noexcept;
+    void hold(Tag& tag) noexcept;
+    void continue_leaving() noexcept;
+    [[nodiscard]] bool is_unused(const Tag& tag) const noexcept;
     void session_idle() noexcept;
 
     const QueueConfig config_;
@@ -118,6 +140,8 @@ private:
     bool file_registered_ = false;
     bool reactor_closed_ = false;
     bool failed_ = false;
+    bool left_ = false;
+    Leaving leaving_ = Leaving::no;
     std::uint32_t tags_home_ = 0;
     Mapping descriptors_;  // written by the kernel
     Mapping buffers_;

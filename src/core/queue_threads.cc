@@ -125,6 +125,12 @@ void QueueThread::cancel_requests(DeviceId device) noexcept {
     }
 }
 
+void QueueThread::leave(DeviceId device, Leaving how) noexcept {
+    for (auto& queue : queues_) {
+        if (queue->config().device == device) queue->leave(how);
+    }
+}
+
 void QueueThread::pin_to(const std::vector<int>& cpus) noexcept {
     cpu_set_t set;
     CPU_ZERO(&set);

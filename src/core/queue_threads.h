@@ -49,6 +49,7 @@ public:
     void drop_home_queues();
     // Of the device's queues on this thread: requests that wait for operations of Io fail.
     void cancel_requests(DeviceId device) noexcept;
+    void leave(DeviceId device, Leaving how) noexcept;
     static void pin_to(const std::vector<int>& cpus) noexcept;
     static void set_nice(int nice) noexcept;
 

@@ -56,12 +56,13 @@ struct Fakes {
 class WaitingOwner final : public QueueOwner {
 public:
     void queue_opened() noexcept override {}
-    void queue_home(std::uint16_t number) noexcept override {
+    void queue_left() noexcept override {}
+    void queue_home(std::uint32_t number) noexcept override {
         if (thread != nullptr) thread->post([](QueueThread& self) { self.drop_home_queues(); });
         const std::lock_guard lock(mutex_);
         home = number;
     }
-    void queue_failed(std::uint16_t, Error error) noexcept override {
+    void queue_failed(std::uint32_t, Error error) noexcept override {
         const std::lock_guard lock(mutex_);
         failures.push_back(std::move(error));
     }
@@ -81,7 +82,7 @@ public:
 
     QueueThread* thread = nullptr;
     std::vector<Error> failures;
-    std::optional<std::uint16_t> home;
+    std::optional<std::uint32_t> home;
     LiveCounters counters;
 
 private:

@@ -71,6 +71,7 @@ public:
     std::byte* data;           // where the request's bytes are or go, if that is memory
     bool flush_after = false;  // FUA that the engine emulates
     bool registered = false;   // by a command of ours, to be undone before the commit
+    bool held = false;         // not to be answered: the next server gets the request
     Task<> task{};             // when the session did not finish at once
     // Used by PerIoCommands.
     kernel::abi::IoCmd command{};  // as last submitted, to submit again when the kernel says so

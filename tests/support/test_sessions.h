@@ -19,8 +19,9 @@ namespace ashlar::test {
 class RecordingOwner final : public QueueOwner {
 public:
     void queue_opened() noexcept override { ++opened; }
-    void queue_home(std::uint16_t thread) noexcept override { homes.push_back(thread); }
-    void queue_failed(std::uint16_t, Error error) noexcept override {
+    void queue_left() noexcept override { ++lefts; }
+    void queue_home(std::uint32_t thread) noexcept override { homes.push_back(thread); }
+    void queue_failed(std::uint32_t, Error error) noexcept override {
         failures.push_back(std::move(error));
     }
     void queue_closed() noexcept override {
@@ -35,7 +36,8 @@ public:
 
     int opened = 0;
     int closed = 0;
-    std::vector<std::uint16_t> homes;
+    int lefts = 0;
+    std::vector<std::uint32_t> homes;
     std::vector<Error> failures;
     std::function<void()> on_closed;
     LiveCounters counters;  // lives as long as the owner, as a queue wants it
