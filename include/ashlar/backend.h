@@ -22,7 +22,8 @@
 
 namespace ashlar {
 
-// Serves the requests of one queue. Owner: the queue. Thread: the queue's, always the same one.
+// Serves the requests of one queue. Owner: the queue. Thread: the queue's, always the same one; only
+// the destructor may run elsewhere, if the device failed or was quiesced, after that thread's end.
 class Session {
 public:
     Session() = default;

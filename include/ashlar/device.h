@@ -166,8 +166,8 @@ public:
     [[nodiscard]] Result<void> start();
     // serving -> quiesced: the block device stays, its requests wait in the kernel, and none is
     // lost: those in flight are answered first, or kept for the next server (Recovery::reissue).
-    // Errors: EOPNOTSUPP (not with Recovery::none or fail; with Recovery::queue before 6.16; on
-    // shared threads), ETIMEDOUT as for stop().
+    // Errors: EOPNOTSUPP (not with Recovery::none or fail; with Recovery::queue before 6.16, or
+    // with batch commands; on shared threads), ETIMEDOUT as for stop().
     [[nodiscard]] Result<void> quiesce();
     // The device stays in the kernel as it is, for another server; this object has nothing to do
     // with it any more. Not while it serves.

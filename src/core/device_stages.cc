@@ -263,6 +263,11 @@ Result<void> Device::State::check_quiesce() const {
         return refuse("with recovery queue this needs kernel 6.16 or newer",
                       "add it with recovery reissue");
     }
+    if (options.recovery == Recovery::queue && choice.choices.commands == CommandStyle::batch) {
+        // The driver takes no fetch any more, and fails what it has not handed out.
+        return refuse("with recovery queue and batch commands requests would be lost",
+                      "add it with recovery reissue, or commands per-io");
+    }
     if (options.threads != nullptr) {
         return refuse("its threads serve other devices too", "give it threads of its own");
     }

@@ -61,24 +61,23 @@ Queue::Queue(const QueueConfig& config, QueueSurroundings surroundings) noexcept
 }
 
 Queue::~Queue() {
-    if (session_) session_->close();
-    if (!reactor_closed_) {
-        for (const Tag& tag : tags_) {
-            ASHLAR_ASSERT(tag.state() == TagState::home || tag.state() == TagState::serving);
-        }
-        if (file_registered_) with_.reactor.unregister_file(file_);
-        if (buffers_reserved_) {
-            with_.reactor.release_buffers(first_registered_, config_.tags());
-        }
+    if (reactor_closed_) return;
+    for (const Tag& tag : tags_) {
+        ASHLAR_ASSERT(tag.state() == TagState::home || tag.state() == TagState::serving);
     }
+    if (session_) session_->close();
+    if (file_registered_) with_.reactor.unregister_file(file_);
+    if (buffers_reserved_) with_.reactor.release_buffers(first_registered_, config_.tags());
     commands_.reset();
     tags_.clear();
     session_.reset();
+    let_go();
+}
+
+// The last that holds the character device open tells the kernel that the server is gone.
+void Queue::let_go() noexcept {
     descriptors_.reset();
-    buffers_.reset();
-    arenas_.reset();
     with_.device.reset();
-    with_.backend.reset();
     with_.owner->queue_closed();
 }
 
@@ -221,6 +220,8 @@ void Queue::reactor_closed() noexcept {
     reactor_closed_ = true;
     request_scope_.reactor_closed();
     session_scope_.reactor_closed();
+    if (session_) session_->close();
+    let_go();
 }
 
 // ---- One request -------------------------------------------------------------------------------

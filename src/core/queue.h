@@ -85,7 +85,8 @@ public:
     void fail(int code) noexcept;
     // Requests that wait for operations of Io get ECANCELED for them.
     void cancel_requests() noexcept { request_scope_.cancel_all(); }
-    // The reactor was closed before this queue: nothing is with the kernel any more.
+    // The reactor was closed before this queue came home: it lets go of the device. What the kernel
+    // may still write to lives until the queue is destroyed, which is when the thread has ended.
     void reactor_closed() noexcept;
 
     // ---- Called by Commands ----
@@ -116,6 +117,7 @@ private:
     Result<void> open();
     Result<void> map_memory();
     void make_tags();
+    void let_go() noexcept;
     void completed(Tag& tag, std::int32_t result) noexcept;
     [[nodiscard]] bool decode(Tag& tag) noexcept;
     [[nodiscard]] int refusal(const Request& request) const noexcept;

@@ -65,8 +65,13 @@ QueueThread::~QueueThread() {
     join();
 }
 
+// The end of a ring takes its time: until this thread itself has ended, what it submitted may still
+// be carried out, and then writes to buffers. So they go afterwards.
 void QueueThread::join() {
-    if (thread_.joinable()) thread_.join();
+    if (!thread_.joinable()) return;
+    thread_.join();
+    queues_.clear();
+    reactor_.reset();
 }
 
 bool QueueThread::post(std::move_only_function<void(QueueThread&)> call) {
@@ -100,11 +105,8 @@ void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& optio
         const std::lock_guard lock(mutex_);
         ended_ = true;
     }
-    // First the ring, so that the kernel touches no buffer any more, then what it used.
     reactor_->close();
     for (auto& queue : queues_) queue->reactor_closed();
-    queues_.clear();
-    reactor_.reset();
 }
 
 void QueueThread::serve_queues() {
