@@ -202,6 +202,8 @@ void Device::State::settle() {
         if (queues->failure()) stage = DeviceStage::failed;
         ended.swap(pool);
     }
+    // Shared ones have ended too; the driver waits for their rings.
+    if (current_queues()->failure()) ended->end();
 }
 
 // An unanswered request keeps the kernel from stopping the device, and this process from ending.

@@ -190,8 +190,8 @@ protected:
     }
     void TearDown() override {
         if (!queue) return;
+        queue->thread_ends();
         reactor.close();
-        queue->reactor_closed();
     }
 
     using Kind = test::FakeReactor::Kind;
@@ -379,8 +379,8 @@ protected:
         for (int i = 0; i < count; ++i) ASSERT_EQ(reactor->run_once(std::nullopt), 0);
     }
     void close() {
+        queue->thread_ends();
         reactor->close();
-        queue->reactor_closed();
         queue.reset();
         reactor.reset();
     }

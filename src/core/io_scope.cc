@@ -53,7 +53,7 @@ void IoScope::cancel_all() noexcept {
     for (IoOperation* at = first_; at != nullptr; at = at->after_) reactor_.cancel(*at);
 }
 
-void IoScope::reactor_closed() noexcept {
+void IoScope::thread_ends() noexcept {
     cancelled_ = true;
     while (first_ != nullptr) {
         first_->waiter_ = nullptr;

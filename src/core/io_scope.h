@@ -37,8 +37,8 @@ public:
         on_idle_ = call;
         context_ = context;
     }
-    // The ring was closed: nothing is in flight, and what waits is never resumed.
-    void reactor_closed() noexcept;
+    // What is in flight ends with the thread, and what waits for it is never resumed.
+    void thread_ends() noexcept;
 
     [[nodiscard]] Reactor& reactor() noexcept { return reactor_; }
 

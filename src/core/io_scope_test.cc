@@ -531,7 +531,7 @@ protected:
     void TearDown() override {
         if (scope.idle()) return;
         reactor.close();
-        scope.reactor_closed();
+        scope.thread_ends();
     }
 
     test::FakeReactor reactor;
@@ -630,7 +630,7 @@ TEST_F(IoScopeTest, WhatWaitsWhenTheRingEndsIsNeverResumed) {
     Task<> task = start();
     scope.cancel_all();
     reactor.close();
-    scope.reactor_closed();
+    scope.thread_ends();
     EXPECT_FALSE(task.done());
     EXPECT_TRUE(scope.idle());
     task = Task<>();  // its operation was in flight

@@ -161,7 +161,7 @@ TEST_F(OffloadTest, TheEndOfTheRingWaitsForRunningCallsAndForgetsTheOthers) {
         opened = true;
         gate.open();
     });
-    ring.scope().reactor_closed();
+    ring.scope().thread_ends();
     EXPECT_TRUE(opened) << "a call that still ran would use memory that is gone";
     EXPECT_EQ(gate.passed(), OffloadPool::kThreadsMax) << "the others never began";
     for (const Task<>& task : tasks) EXPECT_FALSE(task.done());

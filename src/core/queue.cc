@@ -61,24 +61,24 @@ Queue::Queue(const QueueConfig& config, QueueSurroundings surroundings) noexcept
 }
 
 Queue::~Queue() {
-    if (reactor_closed_) return;
+    if (thread_ends_) return;
     for (const Tag& tag : tags_) {
         ASHLAR_ASSERT(tag.state() == TagState::home || tag.state() == TagState::serving);
     }
-    if (session_) session_->close();
-    if (file_registered_) with_.reactor.unregister_file(file_);
-    if (buffers_reserved_) with_.reactor.release_buffers(first_registered_, config_.tags());
+    let_go();
     commands_.reset();
     tags_.clear();
     session_.reset();
-    let_go();
+    with_.owner->queue_closed();
 }
 
-// The last that holds the character device open tells the kernel that the server is gone.
+// The last that holds the character device tells the kernel that the server is gone.
 void Queue::let_go() noexcept {
+    if (session_) session_->close();
+    if (file_registered_) with_.reactor.unregister_file(file_);
+    if (buffers_reserved_) with_.reactor.release_buffers(first_registered_, config_.tags());
     descriptors_.reset();
     with_.device.reset();
-    with_.owner->queue_closed();
 }
 
 Result<std::unique_ptr<Queue>> Queue::open(const QueueConfig& config,
@@ -216,12 +216,12 @@ void Queue::fail(int code) noexcept {
     if (!left_) refused("wait for requests", code);
 }
 
-void Queue::reactor_closed() noexcept {
-    reactor_closed_ = true;
-    request_scope_.reactor_closed();
-    session_scope_.reactor_closed();
-    if (session_) session_->close();
+void Queue::thread_ends() noexcept {
+    thread_ends_ = true;
+    request_scope_.thread_ends();
+    session_scope_.thread_ends();
     let_go();
+    with_.owner->queue_closed();
 }
 
 // ---- One request -------------------------------------------------------------------------------

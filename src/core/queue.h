@@ -68,7 +68,7 @@ public:
     // session; fetches nothing yet.
     [[nodiscard]] static Result<std::unique_ptr<Queue>> open(const QueueConfig& config,
                                                              QueueSurroundings surroundings);
-    // Requires that no tag is with the kernel, or that the reactor is closed.
+    // Requires that no tag is with the kernel, or that the thread has ended.
     ~Queue();
     Queue(const Queue&) = delete;
     Queue& operator=(const Queue&) = delete;
@@ -85,9 +85,9 @@ public:
     void fail(int code) noexcept;
     // Requests that wait for operations of Io get ECANCELED for them.
     void cancel_requests() noexcept { request_scope_.cancel_all(); }
-    // The reactor was closed before this queue came home: it lets go of the device. What the kernel
-    // may still write to lives until the queue is destroyed, which is when the thread has ended.
-    void reactor_closed() noexcept;
+    // The thread ends before this queue came home: it lets go of the device. What the kernel may
+    // still write to lives until the queue is destroyed, which is after the thread's end.
+    void thread_ends() noexcept;
 
     // ---- Called by Commands ----
 
@@ -140,7 +140,7 @@ private:
     QueueSurroundings with_;
     FileSlot file_ = 0;
     bool file_registered_ = false;
-    bool reactor_closed_ = false;
+    bool thread_ends_ = false;
     bool failed_ = false;
     bool left_ = false;
     Leaving leaving_ = Leaving::no;

@@ -65,11 +65,12 @@ QueueThread::~QueueThread() {
     join();
 }
 
-// The end of a ring takes its time: until this thread itself has ended, what it submitted may still
-// be carried out, and then writes to buffers. So they go afterwards.
+// The end of a thread, and nothing less, waits for all that it submitted. Until then that may still
+// be carried out and write to buffers, so these go afterwards.
 void QueueThread::join() {
     if (!thread_.joinable()) return;
     thread_.join();
+    if (reactor_ != nullptr) reactor_->close();
     queues_.clear();
     reactor_.reset();
 }
@@ -105,8 +106,10 @@ void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& optio
         const std::lock_guard lock(mutex_);
         ended_ = true;
     }
-    reactor_->close();
-    for (auto& queue : queues_) queue->reactor_closed();
+    // With the ring still open: the kernel then knows that it is the server that ends, and sends
+    // no more requests to a thread that does not look.
+    for (auto& queue : queues_) queue->thread_ends();
+    reactor_->thread_ends();
 }
 
 void QueueThread::serve_queues() {
@@ -175,7 +178,10 @@ Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const ThreadOpt
     return pool;
 }
 
-QueueThreadPool::~QueueThreadPool() {
+QueueThreadPool::~QueueThreadPool() { end(); }
+
+void QueueThreadPool::end() {
+    const std::lock_guard lock(end_mutex_);
     quit_all();
     for (auto& thread : threads_) thread->join();
 }

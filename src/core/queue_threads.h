@@ -97,8 +97,11 @@ public:
     QueueThreadPool& operator=(const QueueThreadPool&) = delete;
 
     void quit_all();
+    // Ends all threads and their rings, and waits for that. Not on one of them.
+    void end();
 
 private:
+    std::mutex end_mutex_;
     std::vector<std::unique_ptr<QueueThread>> threads_;
     std::atomic<std::size_t> turn_ = 0;
 };

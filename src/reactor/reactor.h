@@ -135,8 +135,11 @@ public:
     // Any thread: runs `call` on the reactor's thread soon, ending a wait.
     virtual void post(std::move_only_function<void()> call) = 0;
 
-    // The ring ends: nothing is with the kernel any more and nothing completes. Only wake(), post()
-    // and the destructor are allowed afterwards.
+    // The thread is about to end, which ends all that it submitted. Afterwards only wake(), post(),
+    // close() and the destructor are allowed, on any thread.
+    virtual void thread_ends() noexcept {}
+    // The ring ends: nothing completes any more. What is still with the kernel is only sure to have
+    // ended when the thread has. Afterwards only wake(), post() and the destructor are allowed.
     virtual void close() noexcept = 0;
 
     // Rounds made so far.

@@ -106,6 +106,10 @@ public:
         return 0;
     }
 
+    void thread_ends() noexcept override {
+        // The index of a registered ring means something to this thread only.
+        if (open_ && ring_.enter_ring_fd != ring_.ring_fd) io_uring_unregister_ring_fd(&ring_);
+    }
     void close() noexcept override {
         if (open_) io_uring_queue_exit(&ring_);
         open_ = false;

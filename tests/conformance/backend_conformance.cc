@@ -175,8 +175,8 @@ public:
     ~Driver() {
         if (!session_) return;
         ring_.reactor().close();
-        ring_.scope().reactor_closed();
-        session_scope_.reactor_closed();
+        ring_.scope().thread_ends();
+        session_scope_.thread_ends();
         session_->close();
         slots_.clear();
         session_.reset();

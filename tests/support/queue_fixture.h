@@ -68,8 +68,8 @@ protected:
     }
     // As a thread does whose ring ended: what is pending never completes.
     void close_ring() {
+        queue->thread_ends();
         reactor.close();
-        queue->reactor_closed();
     }
     void TearDown() override {
         if (queue && !queue->home()) close_ring();
