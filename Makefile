@@ -44,9 +44,10 @@ vm-no-driver: build  ## what the command says where the driver is missing
 	@tools/setup vm
 	tests/vm/run --no-driver no_driver
 
-vm-stress: build  ## ten rounds of vm-e2e and vm-benchmark, alternating
-	set -e; for round in 1 2 3 4 5 6 7 8 9 10; do \
-	    echo "round $$round of 10"; $(MAKE) vm-e2e vm-benchmark; done
+vm-stress: build  ## disks that go away under load, ROUNDS=10 on each kernel
+	@tools/setup vm
+	set -e; for kernel in $(VM_KERNELS); do \
+	    ASHLAR_STRESS_ROUNDS=$(ROUNDS) tests/vm/run --kernel $$kernel test_stress; done
 
 vm-benchmark: build  ## a first table: our devices beside the kernel's
 	@tools/setup vm
@@ -74,3 +75,4 @@ tidy:  ## clang-tidy over everything
 	tools/tidy
 
 FUZZ_SECONDS ?= 5
+ROUNDS ?= 10

@@ -50,7 +50,11 @@ Parsed<Spec> read_backend(const AddOptions& options) {
     }
     std::error_code gone;
     const auto directory = std::filesystem::current_path(gone);
-    if (!gone) make_paths_absolute(spec, directory.native());
+    if (gone && has_relative_path(spec)) {
+        return std::unexpected(
+            "the current directory is gone; change to another, or write whole paths");
+    }
+    make_paths_absolute(spec, directory.native());
     return spec;
 }
 

@@ -301,16 +301,26 @@ void make_paths_absolute(Spec& spec, std::string_view directory) {
         spec.path = fmt::format("{}/{}", directory == "/" ? "" : directory, spec.path);
     }
     for (Spec& member : spec.members) make_paths_absolute(member, directory);
+    for (Spec& layer : spec.layers) make_paths_absolute(layer, directory);
+}
+
+bool has_relative_path(const Spec& spec) {
+    return (!spec.path.empty() && !spec.path.starts_with('/')) ||
+           std::ranges::any_of(spec.members, has_relative_path);
 }
 
 Spec spec_to_reopen(Spec spec, const Grammar& grammar) {
-    if (const TypeInfo* type = find_type(grammar.backends, spec.type)) {
-        std::erase_if(spec.options, [&](const SpecOption& option) {
+    const auto drop_makers = [](Spec& one, std::span<const TypeInfo* const> types) {
+        const TypeInfo* type = find_type(types, one.type);
+        if (type == nullptr) return;
+        std::erase_if(one.options, [&](const SpecOption& option) {
             const auto known = std::ranges::find(type->options, option.key, &OptionInfo::key);
             return known != type->options.end() && known->makes;
         });
-    }
+    };
+    drop_makers(spec, grammar.backends);
     for (Spec& member : spec.members) member = spec_to_reopen(std::move(member), grammar);
+    for (Spec& layer : spec.layers) drop_makers(layer, grammar.layers);
     return spec;
 }
 

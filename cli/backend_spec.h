@@ -85,10 +85,13 @@ struct Spec {
 // What parse_spec reads back as the same: printable, and UTF-8 whatever the bytes of a path are.
 [[nodiscard]] std::string format_spec(const Spec& spec);
 
-// Paths that do not begin with a slash, the members' too, continue from this directory.
+[[nodiscard]] bool has_relative_path(const Spec& spec);
+
+// Paths that do not begin with a slash, those of members and layers too, continue from this
+// directory.
 void make_paths_absolute(Spec& spec, std::string_view directory);
 
-// What opens the same once more: without the options that made it, the members' too.
+// What opens the same once more: without the options that made it, its members and its layers.
 [[nodiscard]] Spec spec_to_reopen(Spec spec, const Grammar& grammar);
 
 }  // namespace ashlar::cli

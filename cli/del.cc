@@ -54,7 +54,7 @@ Error explain(Error error, const DeviceInfo& info, const Fd& server) {
 int del_device(Control& control, DeviceId id, bool force) {
     auto info = control.info(id);
     // What a killed server left is of no use without the device.
-    if (!info && info.error().code == ENODEV) remove_orphaned_state(id);
+    if (!info && info.error().code == ENODEV) remove_state_of_gone(control, id);
     if (!info) return fail(info.error());
     if (!force) {
         if (auto user = who_uses(id)) {
@@ -86,10 +86,7 @@ int del_device(Control& control, DeviceId id, bool force) {
 // What servers left that were killed, of devices that are gone: also a socket without a state file,
 // of one that was killed while it started.
 void remove_stale_state(Control& control) {
-    for (const DeviceId id : ids_with_state()) {
-        auto info = control.info(id);
-        if (!info && info.error().code == ENODEV) remove_orphaned_state(id);
-    }
+    for (const DeviceId id : ids_with_state()) remove_state_of_gone(control, id);
 }
 
 int del_devices(const DelOptions& options) {

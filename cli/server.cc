@@ -20,6 +20,7 @@
 
 #include "base/fd.h"
 #include "cli/command.h"
+#include "cli/protection.h"
 #include "cli/server_state.h"
 
 namespace ashlar::cli {
@@ -60,6 +61,13 @@ Result<Fd> listen_on(const std::string& path) {
         return std::unexpected(Error{.operation = "listen on " + path, .code = errno});
     }
     return fd;
+}
+
+// The id is ours now: what lies there under its name is of a device that is gone.
+Result<Fd> claim_socket(DeviceId id) {
+    const StateLock lock;
+    remove_orphaned_state(id);
+    return listen_on(socket_path(id));
 }
 
 bool is_block_device(const std::string& path, const DeviceParams& params) {
@@ -113,7 +121,8 @@ nlohmann::json counters_json(const Device& device) {
 }
 
 // How the device is served.
-nlohmann::json info_json(const Device& device, const DeviceOptions& options) {
+nlohmann::json info_json(const Device& device, const DeviceOptions& options,
+                         const Protections& protections) {
     const DeviceChoices& choices = device.choices();
     nlohmann::json polling = nullptr;
     if (options.polling) {
@@ -124,19 +133,20 @@ nlohmann::json info_json(const Device& device, const DeviceOptions& options) {
         {"data_path", name(choices.data_path)}, {"data_path_reason", choices.data_path_reason},
         {"commands", name(choices.commands)},   {"commands_reason", choices.commands_reason},
         {"threads", choices.threads},           {"threads_per_queue", options.threads_per_queue},
-        {"submission_polling", polling}};
+        {"submission_polling", polling},        {"protections", to_json(protections.all())}};
 }
 
 nlohmann::json answer(const nlohmann::json& request, const Device& device,
-                      const DeviceOptions& options) {
+                      const DeviceOptions& options, const Protections& protections) {
     const auto asked = request.is_object() ? request.find("request") : request.end();
     if (asked == request.end()) return nlohmann::json::object({{"error", "no request"}});
     if (*asked == "counters") return nlohmann::json::object({{"queues", counters_json(device)}});
-    if (*asked == "info") return info_json(device, options);
+    if (*asked == "info") return info_json(device, options, protections);
     return nlohmann::json::object({{"error", "unknown request"}});
 }
 
-void answer_client(int listener, const Device& device, const DeviceOptions& options) {
+void answer_client(int listener, const Device& device, const DeviceOptions& options,
+                   const Protections& protections) {
     const Fd client(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
     if (!client.valid()) {
         // Out of descriptors or memory: the client stays in line, so do not ask again at once.
@@ -147,39 +157,41 @@ void answer_client(int listener, const Device& device, const DeviceOptions& opti
     const auto request = receive_line(client.get(), kRequestTimeout, kRequestMax);
     if (!request) return;
     // A client that left early misses its own answer only.
-    static_cast<void>(send_line(client.get(), answer(*request, device, options)));
+    static_cast<void>(send_line(client.get(), answer(*request, device, options, protections)));
 }
 
 enum class End { signalled, stopped };
 
 // Answers questions until there is a reason to end.
-End serve_clients(const Device& device, const DeviceOptions& options, int signals, int listener,
-                  int stopped) {
+End serve_clients(const Device& device, const DeviceOptions& options,
+                  const Protections& protections, int signals, int listener, int stopped) {
     std::array<pollfd, 3> fds = {
         {{signals, POLLIN, 0}, {stopped, POLLIN, 0}, {listener, POLLIN, 0}}};
     while (true) {
         if (poll(fds.data(), fds.size(), -1) < 0) continue;  // EINTR
         if (fds[1].revents != 0) return End::stopped;
         if (fds[0].revents != 0) return End::signalled;
-        if (fds[2].revents != 0) answer_client(listener, device, options);
+        if (fds[2].revents != 0) answer_client(listener, device, options, protections);
     }
 }
 
 struct Served {
     Device device;
     Fd listener;
+    Protections protections;
 };
 
 Result<Served> bring_up(const ServerJob& job) {
     if (auto made = make_state_directory(); !made) return std::unexpected(made.error());
+    Protections protections;
+    protections.before_backend();
     auto backend = job.open_backend();
     if (!backend) return std::unexpected(backend.error());
+    protections.after_backend();
     auto device = Device::create(*backend, job.device);
     if (!device) return std::unexpected(device.error());
     const DeviceId id = device->info().id;
-    // The id is ours now: what lies there under its name is of a device that is gone.
-    remove_orphaned_state(id);
-    auto listener = listen_on(socket_path(id));
+    auto listener = claim_socket(id);
     if (!listener) return std::unexpected(listener.error());
     Result<void> step = device->start();
     if (step) step = await_node(id, device->block_path());
@@ -194,7 +206,9 @@ Result<Served> bring_up(const ServerJob& job) {
         remove_orphaned_state(id);
         return std::unexpected(step.error());
     }
-    return Served{.device = std::move(*device), .listener = std::move(*listener)};
+    return Served{.device = std::move(*device),
+                  .listener = std::move(*listener),
+                  .protections = std::move(protections)};
 }
 
 // Waits for the device's end on a thread of its own, and tells by a descriptor.
@@ -228,9 +242,11 @@ private:
 };
 
 int take_down(Device& device, const Log& log) {
-    // Before the device goes: afterwards the id may be another's.
-    remove_state(device.info().id, device.info().identity);
-    if (auto removed = device.remove(); !removed) {
+    const auto removed = device.remove();
+    if (device.stage() == DeviceStage::removed) {
+        remove_state(device.info().id, device.info().identity);
+    }
+    if (!removed) {
         log.write(Level::error, removed.error().message());
         return kFailure;
     }
@@ -243,6 +259,9 @@ int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& 
     Device& device = served.device;
     log.set_subject(fmt::format("ublk{}", device.info().id));
     log.write(Level::info, fmt::format("serving {} at {}", job.type, device.block_path()));
+    for (const Protection& each : served.protections.all()) {
+        if (!each.active) log.write(Level::warning, each.name + ": " + each.detail);
+    }
     const Fd stopped(eventfd(0, EFD_CLOEXEC));
     if (!stopped.valid()) throw std::system_error(errno, std::generic_category(), "eventfd");
     Waiter waiter(device, stopped.get());
@@ -251,8 +270,8 @@ int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& 
         static_cast<void>(take_down(device, log));
         return kFailure;
     }
-    const End end =
-        serve_clients(device, job.device, signals, served.listener.get(), stopped.get());
+    const End end = serve_clients(device, job.device, served.protections, signals,
+                                  served.listener.get(), stopped.get());
     if (end == End::signalled) {
         log.write(Level::info, "asked to end");
         return take_down(device, log);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -13,7 +14,6 @@
 #include <cstring>
 #include <filesystem>
 
-#include "base/fd.h"
 #include "cli/command.h"
 
 namespace ashlar::cli {
@@ -91,9 +91,22 @@ std::optional<ServerState> read_state(DeviceId id, std::uint64_t identity) {
     return state;
 }
 
+StateLock::StateLock() : directory_(open(kDirectory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    if (!directory_.valid()) return;  // nothing is there that could change
+    while (flock(directory_.get(), LOCK_EX) != 0 && errno == EINTR) {
+    }
+}
+
 void remove_state(DeviceId id, std::uint64_t identity) {
+    const StateLock lock;
     const auto state = read_any_state(id);
-    if (!state || state->identity == identity) remove_orphaned_state(id);
+    if (state && state->identity == identity) remove_orphaned_state(id);
+}
+
+void remove_state_of_gone(Control& control, DeviceId id) {
+    const StateLock lock;
+    const auto info = control.info(id);
+    if (!info && info.error().code == ENODEV) remove_orphaned_state(id);
 }
 
 void remove_orphaned_state(DeviceId id) noexcept {

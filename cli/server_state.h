@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include <ashlar/control.h>
 #include <ashlar/result.h>
 
+#include "base/fd.h"
 #include "cli/state_text.h"
 
 namespace ashlar::cli {
@@ -22,10 +24,22 @@ namespace ashlar::cli {
 [[nodiscard]] Result<void> write_state(const ServerState& state);
 // Empty when there is none for this very device, or none that makes sense.
 [[nodiscard]] std::optional<ServerState> read_state(DeviceId id, std::uint64_t identity);
-// Removes files and socket, unless they are those of another device with the same id.
+// Removes files and socket if they are this very device's.
 void remove_state(DeviceId id, std::uint64_t identity);
-// The same, whosever they are: for an id that no device has.
+// Removes what lies there whosever it is: for the one who has the id.
 void remove_orphaned_state(DeviceId id) noexcept;
+// The same for an id that has no device.
+void remove_state_of_gone(Control& control, DeviceId id);
+
+// Held while files and sockets change hands: who looks and then removes must not be overtaken by
+// the next server of the same id.
+class StateLock {
+public:
+    StateLock();
+
+private:
+    Fd directory_;
+};
 
 // The ids that state files and sockets name, whether or not their devices exist; some twice.
 [[nodiscard]] std::vector<DeviceId> ids_with_state();

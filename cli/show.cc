@@ -34,11 +34,26 @@ std::string choice(const nlohmann::ordered_json& served, const std::string& key)
     return fmt::format("{} ({})", served.value(key, "-"), served.value(key + "_reason", "-"));
 }
 
+// What is on in one line; what could not be had, and why, each in its own.
+void print_protections(const nlohmann::ordered_json& protections) {
+    if (!protections.is_object()) return;
+    std::vector<std::string> active;
+    for (const auto& [name, each] : protections.items()) {
+        if (each.value("active", false)) active.push_back(name);
+    }
+    print_line("protections", active.empty() ? "-" : fmt::format("{}", fmt::join(active, " ")));
+    for (const auto& [name, each] : protections.items()) {
+        if (each.value("active", false)) continue;
+        print_line("not protected", name + ": " + each.value("detail", ""));
+    }
+}
+
 void print_served(const nlohmann::ordered_json& served) {
     if (!served.is_object()) return;
     print_line("data path", choice(served, "data_path"));
     print_line("commands", choice(served, "commands"));
     print_line("threads", std::to_string(served.value("threads", 1U)));
+    print_protections(member(served, "protections"));
     const auto polling = member(served, "submission_polling");
     if (!polling.is_object()) return;
     const auto cpu = member(polling, "cpu");
@@ -97,8 +112,9 @@ int show_device(const std::string& text, bool as_json) {
     const auto queues = member(ask(*info, "counters"), "queues");
     if (as_json) {
         auto json = to_json(*report);
-        for (const char* key : {"data_path", "data_path_reason", "commands", "commands_reason",
-                                "threads", "threads_per_queue", "submission_polling"}) {
+        for (const char* key :
+             {"data_path", "data_path_reason", "commands", "commands_reason", "threads",
+              "threads_per_queue", "submission_polling", "protections"}) {
             json[key] = member(served, key);
         }
         json["queue_counters"] = queues;

@@ -368,9 +368,9 @@ Result<std::vector<DeviceInfo>> Control::list() {
         auto device = info(id);
         if (device) {
             devices.push_back(*device);
-        } else if (device.error().code != ENODEV && device.error().code != EPERM &&
-                   device.error().code != EACCES) {
-            // Gone meanwhile, or not ours to see; anything else is a failure to tell.
+        } else if (device.error().code != ENODEV && device.error().code != ENOENT &&
+                   device.error().code != EPERM && device.error().code != EACCES) {
+            // Gone meanwhile, or its node is, or not ours to see; anything else is to be told.
             return std::unexpected(device.error());
         }
     }

@@ -37,6 +37,9 @@ Result<void> check_device_options(const DeviceOptions& options, const Geometry& 
         return std::unexpected(
             invalid("depth is " + std::to_string(options.depth) + "; allowed are 1 to 4096"));
     }
+    if (options.depth == 1 && options.commands == CommandStyle::batch) {
+        return std::unexpected(invalid("depth is 1; batch commands need 2 or more"));
+    }
     if (options.io_max < kIoMaxLeast || options.io_max > kIoMaxMost ||
         options.io_max % kIoMaxLeast != 0) {
         return std::unexpected(invalid("io_max is " + std::to_string(options.io_max) +

@@ -154,7 +154,11 @@ Result<void> Device::State::start() {
 void Device::State::give_up(bool recovering) {
     if (const auto used = current_queues(); used != nullptr) {
         if (!recovering) {
-            static_cast<void>(stop_from_child(info.id, options.timeout));
+            const auto stopped = stop_from_child(info.id, options.timeout);
+            // No child is to be had; nothing is served yet that could hold this one up.
+            if (!stopped && stopped.error().code != ETIMEDOUT) {
+                static_cast<void>(control.stop(info.id));
+            }
         } else if (options.threads != nullptr) {
             // Gives back what was fetched; the device is quiesced already.
             static_cast<void>(control.quiesce(info.id, options.timeout));

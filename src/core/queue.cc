@@ -34,6 +34,8 @@ Result<Mapping> map_private(const QueueConfig& config, std::size_t size, const c
     static_cast<void>(madvise(memory, size, MADV_DONTFORK));
     // A huge page would zero 2 MiB at the first touch of a buffer of which 4 KiB are used.
     static_cast<void>(madvise(memory, size, MADV_NOHUGEPAGE));
+    // What is on the disk is nothing for a core file.
+    static_cast<void>(madvise(memory, size, MADV_DONTDUMP));
     return Mapping(memory, size);
 }
 

@@ -31,7 +31,7 @@ static_assert(completion::notification == IORING_CQE_F_NOTIF);
 // After a round that the kernel refused for want of memory.
 constexpr timespec kBackOff{.tv_sec = 0, .tv_nsec = 1'000'000};
 
-Error ring_error(int code) {
+Error ring_error(int code, const ReactorOptions& options) {
     Error error{.operation = "set up io_uring", .code = code};
     if (code == ENOSYS) {
         error.detail = "this kernel has no io_uring";
@@ -43,6 +43,9 @@ Error ring_error(int code) {
         error.hint = "raise the limit on locked memory (ulimit -l)";
     } else if (code == EMFILE) {
         error.hint = "raise the limit on open files (ulimit -n)";
+    } else if (code == EINVAL && options.polling && options.polling->cpu) {
+        error.detail = "no polling on CPU " + std::to_string(*options.polling->cpu);
+        error.hint = "name a CPU that is online and that this process may use";
     }
     return error;
 }
@@ -482,7 +485,7 @@ Result<std::unique_ptr<Reactor>> open_uring_reactor(const ReactorOptions& option
     }
     auto reactor = std::make_unique<UringReactor>(options);
     if (const int code = reactor->open(options); code != 0) {
-        return std::unexpected(ring_error(code));
+        return std::unexpected(ring_error(code, options));
     }
     return reactor;
 }

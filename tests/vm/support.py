@@ -9,6 +9,8 @@ import tempfile
 import time
 import unittest
 
+from kernel_log import IO_ERRORS, KernelLog
+
 
 def run(*command, check=True, timeout=300, **options):
     """Runs a command; its output is in the failure's message."""
@@ -83,7 +85,8 @@ def fio(path, **options):
     settings.update(options)
     words = [f"--{key.replace('_', '-') if key == 'output_format' else key}={value}"
              for key, value in settings.items()]
-    return json.loads(run("fio", *words, cwd="/tmp").stdout)
+    text = run("fio", *words, cwd="/tmp").stdout
+    return json.loads(text[text.index("{"):])  # after notes of fio's
 
 
 def kill_server(pid):
@@ -164,9 +167,24 @@ def count_events(event, call):
 
 
 class DeviceTest(unittest.TestCase):
-    """Starts and ends with no device; what a failed test left is removed."""
+    """Starts and ends with no device; what a failed test left is removed. The kernel has nothing
+    to complain about meanwhile."""
+
+    # True in tests whose devices fail, or end in the midst of requests.
+    makes_io_fail = False
+    # True in tests whose processes the kernel kills for want of memory.
+    runs_out_of_memory = False
+
+    def check_kernel_log(self, log):
+        complaints = log.complaints(IO_ERRORS if self.makes_io_fail else (),
+                                    self.runs_out_of_memory)
+        log.close()
+        if complaints:
+            self.fail("the kernel complained:\n  " + "\n  ".join(complaints))
 
     def setUp(self):
+        # First, so that it ends last.
+        self.addCleanup(self.check_kernel_log, KernelLog())
         ashlar("del", "--all", "--force", check=False)
         self.addCleanup(ashlar, "del", "--all", "--force", check=False)
         self.assertEqual(traces(), NOTHING)

@@ -127,6 +127,7 @@ class Files(DeviceTest):
                 ashlar("del", device["id"])
 
     def test_errors_surface_as_themselves(self):
+        self.makes_io_fail = True
         run("mkdir", "-p", "/tmp/small")
         run("/bin/mount", "-t", "tmpfs", "-o", "size=8M", "none", "/tmp/small")
         try:
@@ -145,6 +146,7 @@ class Files(DeviceTest):
             run("/bin/umount", "/tmp/small")
 
     def test_a_file_that_shrinks_is_an_error(self):
+        self.makes_io_fail = True
         path = self.store.fresh("16M")
         device = add("file", path)
         os.truncate(path, MIB)

@@ -27,6 +27,7 @@ class Layers(DeviceTest):
         self.assertGreaterEqual(reads, 64 * 4)
 
     def test_faults_reach_the_caller_as_told(self):
+        self.makes_io_fail = True
         device = add("mem", "--size", "64M", "--layer",
                      "fault:error,ops=read,range=1M+4K,errno=ENOSPC")
         path = device["block_device"]
@@ -104,6 +105,7 @@ class Promises(DeviceTest):
         self.assertEqual(lost.count(0), len(lost), "the layer kept what was never flushed")
 
     def test_what_a_completed_fsync_promised_survives(self):
+        self.makes_io_fail = True
         for seed, options in enumerate(([], ["--direct"])):
             with self.subTest(options):
                 path = self.store.fresh("16M")
@@ -117,6 +119,7 @@ class Promises(DeviceTest):
                 ashlar("del", device["id"])
 
     def test_a_file_system_keeps_its_word(self):
+        self.makes_io_fail = True
         path = self.store.fresh("64M")
         device = add("file", path, "--layer", "fault:volatile-cache")
         run("mkfs.ext4", "-q", "-F", device["block_device"])

@@ -117,6 +117,7 @@ class InUse(DeviceTest):
             run("swapoff", device["block_device"])
 
     def test_del_under_load(self):
+        self.makes_io_fail = True
         device = add("mem", "--size", "64M", "--queues", "2")
         load = subprocess.Popen(
             ["fio", "--name=load", f"--filename={device['block_device']}", "--rw=randrw",
@@ -130,6 +131,8 @@ class InUse(DeviceTest):
 
 
 class KilledServer(DeviceTest):
+    makes_io_fail = True
+
     def test_idle(self):
         device = add("mem", "--size", "64M", "--queues", "2")
         kill_server(device["pid"])

@@ -81,6 +81,8 @@ Result<std::shared_ptr<Backend>> open_memory(const MemoryOptions& options) {
     }
     // A fork would copy the page tables of the whole disk, and share its pages until written.
     static_cast<void>(madvise(bytes, size, MADV_DONTFORK));
+    // A core file shall not hold the disk.
+    static_cast<void>(madvise(bytes, size, MADV_DONTDUMP));
     if (options.hugepages && madvise(bytes, size, MADV_HUGEPAGE) != 0) {
         const int code = errno;
         munmap(bytes, size);
