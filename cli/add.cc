@@ -19,7 +19,9 @@
 #include "cli/command.h"
 #include "cli/device_report.h"
 #include "cli/device_spec.h"
+#include "cli/launch.h"
 #include "cli/server.h"
+#include "cli/supervisor.h"
 
 namespace ashlar::cli {
 namespace {
@@ -32,6 +34,7 @@ struct AddOptions {
     Spec device;                       // options only
     std::string log_file;
     bool foreground = false;
+    bool supervise = false;
     bool json = false;
 };
 
@@ -58,6 +61,23 @@ Parsed<Spec> read_backend(const AddOptions& options) {
     return spec;
 }
 
+// Recovery is of use only if there is something to come back to, and supervision if there is
+// something to do.
+Parsed<void> check_recovery(const AddOptions& options, const Spec& spec, Recovery recovery) {
+    if (options.supervise && options.foreground) {
+        return std::unexpected("--supervise keeps a server in the background; leave --foreground");
+    }
+    if (options.supervise && recovery == Recovery::none) {
+        return std::unexpected("--supervise needs --recovery queue, reissue or fail");
+    }
+    if (recovery != Recovery::none && !options.supervise && has_memory_of_its_own(spec)) {
+        return std::unexpected(
+            "a disk in memory goes with its server, so there is nothing to recover; add "
+            "--supervise, which holds the memory, or --memory-file");
+    }
+    return {};
+}
+
 // Everything that can be told to be wrong before anything is opened.
 Parsed<ServerJob> read_job(const AddOptions& options) {
     auto device = read_device_options(options.device);
@@ -66,107 +86,17 @@ Parsed<ServerJob> read_job(const AddOptions& options) {
     if (!spec) return std::unexpected(spec.error());
     auto open = prepare(*spec, Written::as_options);
     if (!open) return std::unexpected(open.error());
-    return ServerJob{.type = spec->type,
-                     .backend = format_spec(spec_to_reopen(*spec, grammar())),
+    if (auto sound = check_recovery(options, *spec, device->recovery); !sound) {
+        return std::unexpected(sound.error());
+    }
+    std::error_code none;
+    return ServerJob{.spec = std::move(*spec),
                      .open_backend = std::move(*open),
-                     .device = *device};
-}
-
-bool write_all(int fd, std::string_view text) {
-    while (!text.empty()) {
-        const ssize_t written = write(fd, text.data(), text.size());
-        if (written < 0 && errno == EINTR) continue;
-        if (written <= 0) return false;
-        text.remove_prefix(static_cast<std::size_t>(written));
-    }
-    return true;
-}
-
-std::string read_all(int fd) {
-    std::string text;
-    std::array<char, 4096> piece{};
-    while (true) {
-        const ssize_t got = read(fd, piece.data(), piece.size());
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) return text;
-        text.append(piece.data(), static_cast<std::size_t>(got));
-    }
-}
-
-bool announce_by_pipe(Fd& pipe, const Result<DeviceId>& result) {
-    const nlohmann::json json = result ? nlohmann::json{{"id", *result}}
-                                       : nlohmann::json{{"error", result.error().message()}};
-    // A path in a message need not be UTF-8.
-    const auto unreadable = nlohmann::json::error_handler_t::replace;
-    const bool heard = write_all(pipe.get(), json.dump(-1, ' ', false, unreadable));
-    pipe.reset();
-    return heard;
-}
-
-// What the caller left open (a lock, a pipe) is not the server's to hold.
-void close_all_but(int one, int other) {
-    const auto [low, high] = std::minmax(one, other);
-    unsigned next = STDERR_FILENO + 1;
-    for (const int keep : {low, high}) {
-        if (keep < static_cast<int>(next)) continue;
-        const auto kept = static_cast<unsigned>(keep);
-        if (kept > next) close_range(next, kept - 1, 0);
-        next = kept + 1;
-    }
-    close_range(next, ~0U, 0);
-}
-
-// The server's own life: a session without terminal, nothing open but what it needs.
-[[noreturn]] void run_background_server(const ServerJob& job, const Log& log, Fd pipe) {
-    setsid();
-    for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
-        const Fd null(open("/dev/null", O_RDWR));
-        dup2(null.get(), fd);
-    }
-    close_all_but(pipe.get(), log.descriptor());
-    static_cast<void>(chdir("/"));
-    const int status = run_server(
-        job, log, [&](const Result<DeviceId>& result) { return announce_by_pipe(pipe, result); });
-    std::exit(status);
-}
-
-std::string how_it_ended(pid_t child) {
-    int status = 0;
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-    }
-    if (WIFSIGNALED(status)) {
-        return fmt::format("the server was killed by signal {} before the device was usable",
-                           WTERMSIG(status));
-    }
-    return fmt::format("the server ended with status {} before the device was usable",
-                       WEXITSTATUS(status));
-}
-
-Result<DeviceId> start_background_server(const ServerJob& job, const Log& log,
-                                         std::string& complaint) {
-    std::array<int, 2> ends{};
-    if (pipe2(ends.data(), O_CLOEXEC) != 0) {
-        return std::unexpected(Error{.operation = "start the server", .code = errno});
-    }
-    Fd reader(ends[0]);
-    Fd writer(ends[1]);
-    std::fflush(nullptr);
-    const pid_t child = fork();
-    if (child < 0) {
-        return std::unexpected(Error{.operation = "start the server",
-                                     .code = errno,
-                                     .hint = "raise the limit on processes (ulimit -u)"});
-    }
-    if (child == 0) {
-        reader.reset();
-        run_background_server(job, log, std::move(writer));
-    }
-    writer.reset();
-    const auto json = nlohmann::json::parse(read_all(reader.get()), nullptr, false);
-    if (json.is_object() && json.contains("id")) return json["id"].get<DeviceId>();
-    const std::string ended = how_it_ended(child);
-    complaint = json.is_object() ? json.value("error", ended) : ended;
-    return std::unexpected(Error{.operation = "start the server", .code = EIO});
+                     .device = *device,
+                     .options = options.device.options,
+                     .log_file = options.log_file.empty()
+                                     ? std::string()
+                                     : std::filesystem::absolute(options.log_file, none).string()};
 }
 
 int print_device(DeviceId id, const DeviceOptions& asked, bool as_json) {
@@ -213,10 +143,9 @@ int run_add(const AddOptions& options) {
             return true;
         });
     }
-    std::string complaint;
-    auto id = start_background_server(job, *log, complaint);
+    const auto id = launch(job, *log, options.supervise);
     if (!id) {
-        complain(complaint.empty() ? id.error().message() : complaint);
+        complain(id.error());
         return kFailure;
     }
     int status = print_device(*id, job.device, options.json);
@@ -273,6 +202,9 @@ void describe_command(CLI::App& type, AddOptions& options) {
         ->group(group);
     type.add_flag("--foreground", options.foreground,
                   "Serve in this process; Ctrl-C removes the device")
+        ->group(group);
+    type.add_flag("--supervise", options.supervise,
+                  "Bring the device back whenever its server ends; needs --recovery")
         ->group(group);
     type.add_option("--log", options.log_file,
                     "Append messages to FILE; default: syslog, or stderr in the foreground")

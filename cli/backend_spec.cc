@@ -306,7 +306,8 @@ void make_paths_absolute(Spec& spec, std::string_view directory) {
 
 bool has_relative_path(const Spec& spec) {
     return (!spec.path.empty() && !spec.path.starts_with('/')) ||
-           std::ranges::any_of(spec.members, has_relative_path);
+           std::ranges::any_of(spec.members, has_relative_path) ||
+           std::ranges::any_of(spec.layers, has_relative_path);
 }
 
 Spec spec_to_reopen(Spec spec, const Grammar& grammar) {

@@ -19,9 +19,14 @@ constexpr TypeInfo kSet{
     .name = "set", .help = "", .argument = Argument::members, .options = kFileOptions};
 constexpr TypeInfo kRow{.name = "row", .help = "", .argument = Argument::members};
 constexpr TypeInfo kLag{.name = "lag", .help = "", .options = kLagOptions};
+constexpr std::array kTraceOptions = {
+    OptionInfo{.key = "new", .value = "", .help = "", .makes = true}, OptionInfo{"all", "", ""}};
+constexpr TypeInfo kTrace{
+    .name = "trace", .help = "", .argument = Argument::path, .options = kTraceOptions};
 constexpr TypeInfo kBare{.name = "bare", .help = ""};
 
-const Grammar kGrammar{.backends = {&kMem, &kFile, &kSet, &kRow}, .layers = {&kLag, &kBare}};
+const Grammar kGrammar{.backends = {&kMem, &kFile, &kSet, &kRow},
+                       .layers = {&kLag, &kTrace, &kBare}};
 
 Spec parsed(std::string_view text) {
     const auto spec = parse_spec(text, kGrammar);
@@ -99,9 +104,9 @@ TEST(ParseSpec, SaysWhichTypesThereAre) {
     EXPECT_EQ(refused("/data/a.img,direct"),
               "'/data/a.img' is no backend; known are mem, file, set, row; a file is "
               "file:/data/a.img");
-    EXPECT_EQ(refused("mem:size=1G|mem:size=1G"), "'mem' is no layer; known are lag, bare");
-    EXPECT_EQ(refused("mem:size=1G|"), "a layer is missing; known are lag, bare");
-    EXPECT_EQ(refused("mem:size=1G||bare"), "a layer is missing; known are lag, bare");
+    EXPECT_EQ(refused("mem:size=1G|mem:size=1G"), "'mem' is no layer; known are lag, trace, bare");
+    EXPECT_EQ(refused("mem:size=1G|"), "a layer is missing; known are lag, trace, bare");
+    EXPECT_EQ(refused("mem:size=1G||bare"), "a layer is missing; known are lag, trace, bare");
 }
 
 TEST(ParseSpec, SaysWhichOptionsThereAre) {
@@ -209,9 +214,21 @@ TEST(MakePathsAbsolute, OnlyThoseThatAreNot) {
     make_paths_absolute(spec, "/data/x");
     EXPECT_EQ(format_spec(spec),
               "set:[file:/data/x/a.img],[file:/b.img],[row:[file:/data/x/../c],[mem:size=1]]");
+    EXPECT_FALSE(has_relative_path(spec));
+    Spec layered = parsed("row:[mem:size=1|trace:a|trace:/b]|trace:c");
+    EXPECT_TRUE(has_relative_path(layered));
+    make_paths_absolute(layered, "/data");
+    EXPECT_EQ(format_spec(layered), "row:[mem:size=1|trace:/data/a|trace:/b]|trace:/data/c");
+    EXPECT_FALSE(has_relative_path(layered));
     Spec in_root = parsed("file:a");
     make_paths_absolute(in_root, "/");
     EXPECT_EQ(in_root.path, "/a");
+}
+
+TEST(SpecToReopen, LayersAreNotMadeOnceMoreEither) {
+    const Spec spec = parsed("row:[mem:size=1|trace:/a,new,all]|bare|trace:/b,new");
+    EXPECT_EQ(format_spec(spec_to_reopen(spec, kGrammar)),
+              "row:[mem:size=1|trace:/a,all]|bare|trace:/b");
 }
 
 }  // namespace

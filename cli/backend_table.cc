@@ -21,6 +21,8 @@ constexpr OptionInfo kPhysicalBlockSize{"physical-block-size", "SIZE",
 constexpr std::array kMemOptions = {
     OptionInfo{"size", "SIZE", "Bytes, or with K, M, G, T: 512M", true},
     OptionInfo{"hugepages", "", "Ask for transparent huge pages"},
+    OptionInfo{"memory-file", "PATH",
+               "Keep the bytes in this file on tmpfs or hugetlbfs: they outlive the server"},
     kBlockSize,
     kPhysicalBlockSize,
 };
@@ -50,8 +52,14 @@ Geometry read_geometry(SpecReader& reader, std::uint64_t default_size) {
 }
 
 OpenBackend prepare_mem(SpecReader& reader, std::vector<OpenBackend>) {
+    const std::string* file = reader.text("memory-file");
+    if (file != nullptr && !file->starts_with('/')) {
+        reader.refuse(fmt::format("{} is '{}'; write the whole path, from /",
+                                  reader.labelled("memory-file"), *file));
+    }
     const MemoryOptions options{.geometry = read_geometry(reader, 0),
-                                .hugepages = reader.has("hugepages")};
+                                .hugepages = reader.has("hugepages"),
+                                .file = file != nullptr ? *file : std::string()};
     return [options] { return open_memory(options); };
 }
 
@@ -263,6 +271,22 @@ OpenBackend prepare_fault(SpecReader& reader, std::vector<OpenBackend> below) {
     return wrap(open_fault, std::move(options), below);
 }
 
+constexpr std::array kLogOptions = {
+    OptionInfo{.key = "create",
+               .value = "",
+               .help = "Make the log, which must not exist; else it is continued",
+               .makes = true},
+};
+
+constexpr std::array<std::string_view, 1> kLogExamples = {
+    "mem --size 1G --layer log:/data/a.log,create",
+};
+
+OpenBackend prepare_log(SpecReader& reader, std::vector<OpenBackend> below) {
+    const LogOptions options{.path = reader.path(), .create = reader.has("create")};
+    return wrap(open_log, options, below);
+}
+
 // ---- The tables --------------------------------------------------------------------------------
 
 constexpr std::array kBackends = {
@@ -309,6 +333,13 @@ constexpr std::array kLayers = {
                           .options = kFaultOptions,
                           .examples = kFaultExamples},
                  .prepare = prepare_fault},
+    BackendEntry{.info = {.name = "log",
+                          .help = "Records changes and flushes, for ashlar replay",
+                          .argument = Argument::path,
+                          .argument_help = "Of the log",
+                          .options = kLogOptions,
+                          .examples = kLogExamples},
+                 .prepare = prepare_log},
 };
 
 const BackendEntry& find_entry(std::span<const BackendEntry> entries, std::string_view type) {

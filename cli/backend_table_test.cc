@@ -65,7 +65,8 @@ const std::map<std::string_view, std::string> kValues = {{"SIZE", "4K"},
                                                          {"OFFSET+LENGTH", "4K+4K"},
                                                          {"0..1", "0.5"},
                                                          {"NAME", "ENOSPC"},
-                                                         {"TIME", "5s"}};
+                                                         {"TIME", "5s"},
+                                                         {"PATH", "/dev/shm/disk"}};
 
 // "TYPE:..." with what the type cannot be without, besides this option.
 std::string spec_with(const TypeInfo& type, const OptionInfo& option) {
@@ -127,14 +128,14 @@ TEST_F(BackendTable, ValuesThatMakeNoSenseAreRefusedForEveryOption) {
 
 TEST_F(BackendTable, UnknownKeysAreRefusedWithTheListOfThoseAllowed) {
     EXPECT_EQ(refused("mem:size=1M,hugepage"),
-              "mem: 'hugepage' is no option; allowed are size=SIZE, hugepages, block-size=SIZE, "
-              "physical-block-size=SIZE");
+              "mem: 'hugepage' is no option; allowed are size=SIZE, hugepages, memory-file=PATH, "
+              "block-size=SIZE, physical-block-size=SIZE");
     EXPECT_EQ(refused("null|delay:sync=1ms"),
               "delay: 'sync' is no option; allowed are read=LATENCY, write=LATENCY, "
               "flush=LATENCY, discard=LATENCY, write-zeroes=LATENCY, seed=N");
     EXPECT_EQ(refused("floppy"),
               "'floppy' is no backend; known are mem, null, file, stripe, linear");
-    EXPECT_EQ(refused("null|slow"), "'slow' is no layer; known are delay, fault");
+    EXPECT_EQ(refused("null|slow"), "'slow' is no layer; known are delay, fault, log");
 }
 
 TEST_F(BackendTable, EntriesAreDescribed) {
@@ -264,6 +265,16 @@ TEST_F(BackendTable, LaysLayersOnFromTheInside) {
     const auto outside = opened("mem:size=1M|delay:flush=1us|fault:power-cut,after=3s");
     ASSERT_NE(outside, nullptr);
     EXPECT_EQ(outside->name(), "fault");
+}
+
+TEST_F(BackendTable, MakesALogAndContinuesIt) {
+    const std::string log = directory() + "/log";
+    EXPECT_NE(opened("mem:size=1M|log:" + log + ",create"), nullptr);
+    EXPECT_EQ(std::filesystem::file_size(log), 64U);
+    EXPECT_NE(opened("mem:size=1M|log:" + log), nullptr);
+    const auto again = prepared("mem:size=1M|log:" + log + ",create");
+    ASSERT_TRUE(again) << again.error();
+    EXPECT_EQ((*again)().error().code, EEXIST);
 }
 
 }  // namespace

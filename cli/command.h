@@ -34,7 +34,12 @@ void add_command(CLI::App& app, Action& action);
 void list_command(CLI::App& app, Action& action);
 void show_command(CLI::App& app, Action& action);
 void del_command(CLI::App& app, Action& action);
+void recover_command(CLI::App& app, Action& action);
+void upgrade_command(CLI::App& app, Action& action);
+void quiesce_command(CLI::App& app, Action& action);
+void stop_command(CLI::App& app, Action& action);
 void features_command(CLI::App& app, Action& action);
 void doctor_command(CLI::App& app, Action& action);
+void replay_command(CLI::App& app, Action& action);
 
 }  // namespace ashlar::cli

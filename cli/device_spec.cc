@@ -23,6 +23,10 @@ constexpr std::array kInfos = {
                "default: auto, the cheapest here"},
     OptionInfo{"commands", "NAME",
                "How requests are fetched: auto, per-io or batch; default: auto"},
+    OptionInfo{"recovery", "NAME",
+               "When its server ends: none (the disk goes), queue or reissue (I/O waits for the "
+               "next server; queue fails what is in flight), fail (I/O fails until then); "
+               "default: none"},
     OptionInfo{"threads", "N",
                "Threads that serve the queues, 1 to 1024; default: one for each queue, but one for "
                "all queues of a file in the page cache"},
@@ -41,6 +45,8 @@ constexpr std::array kInfos = {
 constexpr std::array kDataPaths = {DataPath::automatic,        DataPath::zero_copy,
                                    DataPath::zero_copy_manual, DataPath::user_copy,
                                    DataPath::get_data,         DataPath::copy};
+constexpr std::array kRecoveries = {Recovery::none, Recovery::queue, Recovery::reissue,
+                                    Recovery::fail};
 constexpr std::array kCommandStyles = {CommandStyle::automatic, CommandStyle::per_io,
                                        CommandStyle::batch};
 
@@ -86,6 +92,7 @@ Parsed<DeviceOptions> read_device_options(const Spec& given) {
     device.read_only = reader.has("read-only");
     device.data_path = reader.choice<DataPath>("data-path", kDataPaths, device.data_path);
     device.commands = reader.choice<CommandStyle>("commands", kCommandStyles, device.commands);
+    device.recovery = reader.choice<Recovery>("recovery", kRecoveries, device.recovery);
     if (reader.has("threads")) {
         device.thread_count = static_cast<unsigned>(reader.number("threads", 1, 1024, 1));
     }

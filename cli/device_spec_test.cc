@@ -36,11 +36,11 @@ TEST(DeviceSpec, WithoutOptionsEverythingIsTheLibrarysDefault) {
 
 TEST(DeviceSpec, EveryOptionArrives) {
     const std::vector<SpecOption> all = {
-        {"id", "1048575"},     {"queues", "4096"}, {"depth", "64"},
-        {"io-max", "32M"},     {"read-only"},      {"data-path", "user-copy"},
-        {"commands", "batch"}, {"threads", "5"},   {"threads-per-queue", "64"},
-        {"nice", "-3"},        {"sqpoll"},         {"sqpoll-cpu", "3"},
-        {"sqpoll-idle", "20"}};
+        {"id", "1048575"},       {"queues", "4096"},   {"depth", "64"},
+        {"io-max", "32M"},       {"read-only"},        {"data-path", "user-copy"},
+        {"commands", "batch"},   {"threads", "5"},     {"threads-per-queue", "64"},
+        {"recovery", "reissue"}, {"nice", "-3"},       {"sqpoll"},
+        {"sqpoll-cpu", "3"},     {"sqpoll-idle", "20"}};
     EXPECT_EQ(all.size(), device_option_infos().size());
     const DeviceOptions device = read(all);
     EXPECT_EQ(device.id, 1'048'575U);
@@ -53,6 +53,7 @@ TEST(DeviceSpec, EveryOptionArrives) {
     EXPECT_EQ(device.thread_count, 5U);
     EXPECT_EQ(device.threads_per_queue, 64);
     EXPECT_EQ(device.nice, -3);
+    EXPECT_EQ(device.recovery, Recovery::reissue);
     ASSERT_TRUE(device.polling);
     EXPECT_EQ(device.polling->cpu, 3U);
     EXPECT_EQ(device.polling->idle, 20ms);

@@ -103,8 +103,13 @@ int run(int argc, char** argv) {
     list_command(app, action);
     show_command(app, action);
     del_command(app, action);
+    recover_command(app, action);
+    upgrade_command(app, action);
+    quiesce_command(app, action);
+    stop_command(app, action);
     features_command(app, action);
     doctor_command(app, action);
+    replay_command(app, action);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

@@ -19,8 +19,8 @@
 #include <thread>
 
 #include "base/fd.h"
+#include "cli/bring_up.h"
 #include "cli/command.h"
-#include "cli/protection.h"
 #include "cli/server_state.h"
 
 namespace ashlar::cli {
@@ -32,7 +32,6 @@ using namespace std::chrono_literals;
 constexpr timeval kClientTimeout{.tv_sec = 0, .tv_usec = 500'000};
 constexpr auto kRequestTimeout = 500ms;
 constexpr std::size_t kRequestMax = 4096;
-constexpr auto kNodeTimeout = 10s;
 
 // SIGTERM, SIGINT and SIGQUIT by descriptor; SIGHUP and SIGPIPE do nothing. Before any thread
 // exists.
@@ -48,60 +47,6 @@ Result<Fd> take_signals() {
     Fd fd(signalfd(-1, &set, SFD_CLOEXEC));
     if (!fd.valid()) return std::unexpected(Error{.operation = "signalfd", .code = errno});
     return fd;
-}
-
-Result<Fd> listen_on(const std::string& path) {
-    Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!fd.valid()) return std::unexpected(Error{.operation = "make a socket", .code = errno});
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-    if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
-        chmod(path.c_str(), 0600) != 0 || listen(fd.get(), 16) != 0) {
-        return std::unexpected(Error{.operation = "listen on " + path, .code = errno});
-    }
-    return fd;
-}
-
-// The id is ours now: what lies there under its name is of a device that is gone.
-Result<Fd> claim_socket(DeviceId id) {
-    const StateLock lock;
-    remove_orphaned_state(id);
-    return listen_on(socket_path(id));
-}
-
-bool is_block_device(const std::string& path, const DeviceParams& params) {
-    struct stat node{};
-    return stat(path.c_str(), &node) == 0 && S_ISBLK(node.st_mode) &&
-           node.st_rdev == makedev(params.disk_major, params.disk_minor);
-}
-
-// The node appears by devtmpfs at once, by udev a moment later. It is not opened: a server that
-// opens its own device can wait for itself.
-Result<void> await_node(DeviceId id, const std::string& path) {
-    auto control = Control::open();
-    if (!control) return std::unexpected(control.error());
-    const auto params = control->params(id);
-    if (!params) return std::unexpected(params.error());
-    const auto deadline = std::chrono::steady_clock::now() + kNodeTimeout;
-    while (!is_block_device(path, *params)) {
-        struct stat other{};
-        if (stat(path.c_str(), &other) == 0 && !S_ISBLK(other.st_mode)) {
-            return std::unexpected(Error{.operation = "look at " + path,
-                                         .code = EEXIST,
-                                         .detail = "something else has this name",
-                                         .hint = "remove it, then try again"});
-        }
-        if (std::chrono::steady_clock::now() >= deadline) {
-            return std::unexpected(
-                Error{.operation = "wait for " + path,
-                      .code = ETIMEDOUT,
-                      .detail = "the kernel has the device, but no node appeared",
-                      .hint = "is devtmpfs mounted on /dev, or udev running?"});
-        }
-        std::this_thread::sleep_for(1ms);
-    }
-    return {};
 }
 
 nlohmann::json counters_json(const Device& device) {
@@ -129,86 +74,92 @@ nlohmann::json info_json(const Device& device, const DeviceOptions& options,
         polling = {{"cpu", nullptr}, {"idle_ms", options.polling->idle.count()}};
         if (options.polling->cpu) polling["cpu"] = *options.polling->cpu;
     }
-    return {
-        {"data_path", name(choices.data_path)}, {"data_path_reason", choices.data_path_reason},
-        {"commands", name(choices.commands)},   {"commands_reason", choices.commands_reason},
-        {"threads", choices.threads},           {"threads_per_queue", options.threads_per_queue},
-        {"submission_polling", polling},        {"protections", to_json(protections.all())}};
+    return {{"data_path", name(choices.data_path)},
+            {"data_path_reason", choices.data_path_reason},
+            {"commands", name(choices.commands)},
+            {"commands_reason", choices.commands_reason},
+            {"threads", choices.threads},
+            {"threads_per_queue", options.threads_per_queue},
+            {"submission_polling", polling},
+            {"recovery", name(options.recovery)},
+            {"protections", to_json(protections.all())}};
 }
 
-nlohmann::json answer(const nlohmann::json& request, const Device& device,
-                      const DeviceOptions& options, const Protections& protections) {
+// What became of the device by a request.
+enum class Outcome { serves, left };
+
+struct Answer {
+    nlohmann::json text;
+    Outcome outcome = Outcome::serves;
+};
+
+Answer refuse(const Error& error) {
+    return {.text = {{"error", error.message()}, {"code", error.code}}};
+}
+
+// The device goes on without this server, or waits to be recovered: what it takes is left there.
+Answer leave(const nlohmann::json& request, Device& device, const Log& log) {
+    const std::string how = request.value("request", "");
+    const bool if_unused = request.value("if_unused", nlohmann::json()) == true;
+    const auto left = how == "quiesce" ? device.quiesce()
+                      : if_unused      ? device.stop_if_unused()
+                                       : device.stop();
+    if (!left) return refuse(left.error());
+    const DeviceId id = device.info().id;
+    if (auto state = read_state(id, device.info().identity)) {
+        state->paused = request.value("pause", nlohmann::json()) == true;
+        if (auto written = write_state(*state); !written) {
+            log.write(Level::warning, written.error().message());
+        }
+    }
+    device.detach();
+    log.write(Level::info, how == "quiesce" ? "quiesced" : "stopped; the device stays");
+    return {.text = {{"left", true}}, .outcome = Outcome::left};
+}
+
+Answer answer(const nlohmann::json& request, Device& device, const DeviceOptions& options,
+              const Protections& protections, const Log& log) {
     const auto asked = request.is_object() ? request.find("request") : request.end();
-    if (asked == request.end()) return nlohmann::json::object({{"error", "no request"}});
-    if (*asked == "counters") return nlohmann::json::object({{"queues", counters_json(device)}});
-    if (*asked == "info") return info_json(device, options, protections);
-    return nlohmann::json::object({{"error", "unknown request"}});
+    if (asked == request.end()) return {.text = {{"error", "no request"}}};
+    if (*asked == "counters") return {.text = {{"queues", counters_json(device)}}};
+    if (*asked == "info") return {.text = info_json(device, options, protections)};
+    if (*asked == "quiesce" || *asked == "stop") return leave(request, device, log);
+    return {.text = {{"error", "unknown request"}}};
 }
 
-void answer_client(int listener, const Device& device, const DeviceOptions& options,
-                   const Protections& protections) {
+Outcome answer_client(int listener, Device& device, const DeviceOptions& options,
+                      const Protections& protections, const Log& log) {
     const Fd client(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
     if (!client.valid()) {
         // Out of descriptors or memory: the client stays in line, so do not ask again at once.
         if (errno != EAGAIN && errno != ECONNABORTED) std::this_thread::sleep_for(50ms);
-        return;
+        return Outcome::serves;
     }
     setsockopt(client.get(), SOL_SOCKET, SO_SNDTIMEO, &kClientTimeout, sizeof(kClientTimeout));
     const auto request = receive_line(client.get(), kRequestTimeout, kRequestMax);
-    if (!request) return;
+    if (!request) return Outcome::serves;
+    const Answer given = answer(*request, device, options, protections, log);
     // A client that left early misses its own answer only.
-    static_cast<void>(send_line(client.get(), answer(*request, device, options, protections)));
+    static_cast<void>(send_line(client.get(), given.text));
+    return given.outcome;
 }
 
-enum class End { signalled, stopped };
+enum class End { signalled, stopped, left };
 
 // Answers questions until there is a reason to end.
-End serve_clients(const Device& device, const DeviceOptions& options,
-                  const Protections& protections, int signals, int listener, int stopped) {
+End serve_clients(Device& device, const DeviceOptions& options, const Protections& protections,
+                  const Log& log, int signals, int listener, int stopped) {
     std::array<pollfd, 3> fds = {
         {{signals, POLLIN, 0}, {stopped, POLLIN, 0}, {listener, POLLIN, 0}}};
     while (true) {
         if (poll(fds.data(), fds.size(), -1) < 0) continue;  // EINTR
         if (fds[1].revents != 0) return End::stopped;
         if (fds[0].revents != 0) return End::signalled;
-        if (fds[2].revents != 0) answer_client(listener, device, options, protections);
+        if (fds[2].revents == 0) continue;
+        if (answer_client(listener, device, options, protections, log) == Outcome::left) {
+            return End::left;
+        }
     }
-}
-
-struct Served {
-    Device device;
-    Fd listener;
-    Protections protections;
-};
-
-Result<Served> bring_up(const ServerJob& job) {
-    if (auto made = make_state_directory(); !made) return std::unexpected(made.error());
-    Protections protections;
-    protections.before_backend();
-    auto backend = job.open_backend();
-    if (!backend) return std::unexpected(backend.error());
-    protections.after_backend();
-    auto device = Device::create(*backend, job.device);
-    if (!device) return std::unexpected(device.error());
-    const DeviceId id = device->info().id;
-    auto listener = claim_socket(id);
-    if (!listener) return std::unexpected(listener.error());
-    Result<void> step = device->start();
-    if (step) step = await_node(id, device->block_path());
-    if (step) {
-        step = write_state({.id = id,
-                            .identity = device->info().identity,
-                            .pid = getpid(),
-                            .type = job.type,
-                            .backend = job.backend});
-    }
-    if (!step) {
-        remove_orphaned_state(id);
-        return std::unexpected(step.error());
-    }
-    return Served{.device = std::move(*device),
-                  .listener = std::move(*listener),
-                  .protections = std::move(protections)};
 }
 
 // Waits for the device's end on a thread of its own, and tells by a descriptor.
@@ -241,6 +192,13 @@ private:
     Device& device_;
 };
 
+// With recovery the device waits for the next server.
+int leave_behind(Device& device, const Log& log) {
+    device.detach();
+    log.write(Level::warning, "the device waits for another server");
+    return kFailure;
+}
+
 int take_down(Device& device, const Log& log) {
     const auto removed = device.remove();
     if (device.stage() == DeviceStage::removed) {
@@ -258,26 +216,31 @@ int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& 
                         const Announce& announce) {
     Device& device = served.device;
     log.set_subject(fmt::format("ublk{}", device.info().id));
-    log.write(Level::info, fmt::format("serving {} at {}", job.type, device.block_path()));
+    log.write(Level::info, fmt::format("serving {} at {}", job.spec.type, device.block_path()));
     for (const Protection& each : served.protections.all()) {
         if (!each.active) log.write(Level::warning, each.name + ": " + each.detail);
     }
     const Fd stopped(eventfd(0, EFD_CLOEXEC));
     if (!stopped.valid()) throw std::system_error(errno, std::generic_category(), "eventfd");
     Waiter waiter(device, stopped.get());
-    if (!announce(device.info().id)) {
+    if (!announce(device.info().id) && !job.recovered) {
         log.write(Level::warning, "the command that started this server is gone");
         static_cast<void>(take_down(device, log));
         return kFailure;
     }
-    const End end = serve_clients(device, job.device, served.protections, signals,
+    const End end = serve_clients(device, job.device, served.protections, log, signals,
                                   served.listener.get(), stopped.get());
+    if (end == End::left) {
+        static_cast<void>(waiter.outcome());
+        return kSuccess;
+    }
     if (end == End::signalled) {
         log.write(Level::info, "asked to end");
         return take_down(device, log);
     }
     if (const auto& outcome = waiter.outcome(); !outcome) {
         log.write(Level::error, outcome.error().message());
+        if (job.device.recovery != Recovery::none) return leave_behind(device, log);
         static_cast<void>(take_down(device, log));
         return kFailure;
     }

@@ -1,29 +1,40 @@
-// The server process: one device from creation to removal.
+// The server process: one device from creation, or recovery, to its end.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include <ashlar/backend.h>
 #include <ashlar/device.h>
 
+#include "cli/backend_spec.h"
 #include "cli/log.h"
+#include "cli/state_text.h"
 
 namespace ashlar::cli {
 
 struct ServerJob {
-    std::string type;     // "mem", "null"
-    std::string backend;  // the spec that opens it once more, with layers
+    Spec spec;  // of the backend, with layers
     std::function<Result<std::shared_ptr<Backend>>()> open_backend;
     DeviceOptions device;
+    std::vector<SpecOption> options;         // the same, as they were given
+    std::string log_file;                    // empty: syslog
+    std::int32_t supervisor = 0;             // its process; 0: none
+    std::optional<ServerState> recovered{};  // what the last server left; none: a new device
 };
 
+// What serves the device once more. Errors: a sentence.
+[[nodiscard]] Parsed<ServerJob> job_from_state(const ServerState& state);
+
 // Told once: the device is usable, or why there is none. Answers false when nobody listens any
-// more; the device is then removed again.
+// more; a new device is then removed again.
 using Announce = std::function<bool(const Result<DeviceId>&)>;
 
-// Serves until the device is stopped or SIGTERM or SIGINT arrives. Answers an exit status.
+// Serves until the device is stopped, handed over, or SIGTERM or SIGINT arrives. Answers an exit
+// status.
 int run_server(const ServerJob& job, Log log, const Announce& announce);
 
 }  // namespace ashlar::cli

@@ -22,9 +22,9 @@ namespace {
 constexpr auto kDirectory = "/run/ashlar";
 constexpr off_t kStateMost = 1 << 20;
 constexpr std::size_t kReplyMax = 1 << 20;
-constexpr std::chrono::seconds kReplyTimeout{5};
 constexpr timeval kSocketTimeout{.tv_sec = 5, .tv_usec = 0};
 
+std::string lock_path(DeviceId id) { return fmt::format("{}/ublk{}.lock", kDirectory, id); }
 std::string state_path(DeviceId id) { return fmt::format("{}/ublk{}.json", kDirectory, id); }
 
 // What becomes the state file once it is whole.
@@ -79,11 +79,11 @@ std::string read_small_file(const std::string& path) {
     return text;
 }
 
+}  // namespace
+
 std::optional<ServerState> read_any_state(DeviceId id) {
     return parse_state(id, read_small_file(state_path(id)));
 }
-
-}  // namespace
 
 std::optional<ServerState> read_state(DeviceId id, std::uint64_t identity) {
     auto state = read_any_state(id);
@@ -95,6 +95,24 @@ StateLock::StateLock() : directory_(open(kDirectory, O_RDONLY | O_DIRECTORY | O_
     if (!directory_.valid()) return;  // nothing is there that could change
     while (flock(directory_.get(), LOCK_EX) != 0 && errno == EINTR) {
     }
+}
+
+Fd lock_server(DeviceId id) {
+    const std::string path = lock_path(id);
+    while (access(state_path(id).c_str(), F_OK) == 0) {
+        Fd fd(open(path.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0600));
+        if (!fd.valid()) break;
+        while (flock(fd.get(), LOCK_EX) != 0 && errno == EINTR) {
+        }
+        // Whoever held it may have removed the device, and another be there by now.
+        struct stat locked{};
+        struct stat there{};
+        if (fstat(fd.get(), &locked) == 0 && stat(path.c_str(), &there) == 0 &&
+            locked.st_ino == there.st_ino) {
+            return fd;
+        }
+    }
+    return {};
 }
 
 void remove_state(DeviceId id, std::uint64_t identity) {
@@ -113,6 +131,7 @@ void remove_orphaned_state(DeviceId id) noexcept {
     unlink(state_path(id).c_str());
     unlink(fresh_state_path(id).c_str());
     unlink(socket_path(id).c_str());
+    unlink(lock_path(id).c_str());
 }
 
 std::vector<DeviceId> ids_with_state() {
@@ -169,7 +188,8 @@ Result<void> send_line(int socket, const nlohmann::json& message) {
     return {};
 }
 
-Result<nlohmann::json> ask_server(DeviceId id, const nlohmann::json& request) {
+Result<nlohmann::json> ask_server(DeviceId id, const nlohmann::json& request,
+                                  std::chrono::milliseconds bound) {
     const Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (!fd.valid()) return std::unexpected(state_error("talk to the server", errno));
     setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &kSocketTimeout, sizeof(kSocketTimeout));
@@ -181,7 +201,7 @@ Result<nlohmann::json> ask_server(DeviceId id, const nlohmann::json& request) {
         return std::unexpected(state_error("talk to the server", errno));
     }
     if (auto sent = send_line(fd.get(), request); !sent) return std::unexpected(sent.error());
-    return receive_line(fd.get(), kReplyTimeout, kReplyMax);
+    return receive_line(fd.get(), bound, kReplyMax);
 }
 
 }  // namespace ashlar::cli

@@ -24,12 +24,18 @@ namespace ashlar::cli {
 [[nodiscard]] Result<void> write_state(const ServerState& state);
 // Empty when there is none for this very device, or none that makes sense.
 [[nodiscard]] std::optional<ServerState> read_state(DeviceId id, std::uint64_t identity);
+// The same whichever device of that id it is of.
+[[nodiscard]] std::optional<ServerState> read_any_state(DeviceId id);
 // Removes files and socket if they are this very device's.
 void remove_state(DeviceId id, std::uint64_t identity);
 // Removes what lies there whosever it is: for the one who has the id.
 void remove_orphaned_state(DeviceId id) noexcept;
 // The same for an id that has no device.
 void remove_state_of_gone(Control& control, DeviceId id);
+
+// Held by who changes a device's server: two at once would take it from each other. Waits for the
+// other one. Empty descriptor: there is no state file.
+[[nodiscard]] Fd lock_server(DeviceId id);
 
 // Held while files and sockets change hands: who looks and then removes must not be overtaken by
 // the next server of the same id.
@@ -48,7 +54,9 @@ private:
 
 // Sends one request to the server of a device and answers its reply. Errors: ENOENT or
 // ECONNREFUSED (no server of ours), ETIMEDOUT, EPROTO.
-[[nodiscard]] Result<nlohmann::json> ask_server(DeviceId id, const nlohmann::json& request);
+[[nodiscard]] Result<nlohmann::json> ask_server(
+    DeviceId id, const nlohmann::json& request,
+    std::chrono::milliseconds bound = std::chrono::seconds(5));
 
 // One line of JSON each way on a connected socket; used by both ends. The bound is for the whole
 // line. Errors: as above, EMSGSIZE.

@@ -114,7 +114,7 @@ int show_device(const std::string& text, bool as_json) {
         auto json = to_json(*report);
         for (const char* key :
              {"data_path", "data_path_reason", "commands", "commands_reason", "threads",
-              "threads_per_queue", "submission_polling", "protections"}) {
+              "threads_per_queue", "submission_polling", "recovery", "protections"}) {
             json[key] = member(served, key);
         }
         json["queue_counters"] = queues;

@@ -10,7 +10,14 @@ TEST(StateText, WhatWasWrittenComesBack) {
                             .identity = UINT64_MAX,
                             .pid = 4711,
                             .type = "mem",
-                            .backend = "file:/\xc3\xa4\"\\,b,direct|delay:read=1ms"};
+                            .backend = "file:/\xc3\xa4\"\\,b,direct|delay:read=1ms",
+                            .options = {{.key = "sqpoll"}, {.key = "depth", .value = "7"}},
+                            .size = UINT64_MAX,
+                            .store = "file 1:2",
+                            .log_file = "/l",
+                            .program = "/p",
+                            .supervisor = 12,
+                            .paused = true};
     const std::string text = format_state(state);
     EXPECT_EQ(text.find('\n'), text.size() - 1);
     const auto read = parse_state(3, text);
@@ -20,24 +27,37 @@ TEST(StateText, WhatWasWrittenComesBack) {
     EXPECT_EQ(read->pid, state.pid);
     EXPECT_EQ(read->type, state.type);
     EXPECT_EQ(read->backend, state.backend);
+    EXPECT_EQ(read->options, state.options);
+    EXPECT_EQ(read->size, state.size);
+    EXPECT_EQ(read->store, state.store);
+    EXPECT_EQ(read->log_file, state.log_file);
+    EXPECT_EQ(read->program, state.program);
+    EXPECT_EQ(read->supervisor, state.supervisor);
+    EXPECT_EQ(read->paused, state.paused);
 }
 
-TEST(StateText, OlderFilesNameNoBackend) {
-    const auto read = parse_state(0, R"({"version":1,"id":0,"identity":5,"pid":17,"type":"null"})");
+TEST(StateText, WhatOnlyRecoveryNeedsMayBeMissing) {
+    const auto read =
+        parse_state(0, R"({"version":2,"id":0,"identity":5,"pid":17,"type":"null","options":[]})");
     ASSERT_TRUE(read);
     EXPECT_EQ(read->type, "null");
     EXPECT_EQ(read->backend, "");
+    EXPECT_EQ(read->supervisor, 0);
+    EXPECT_FALSE(read->paused);
 }
 
 TEST(StateText, WhatMakesNoSenseIsNone) {
-    for (const char* text : {"", "{", "[]", "7", "null", R"({"version":1})",
+    for (const char* text : {"", "{", "[]", "7", "null", R"({"version":2})",
                              R"({"version":2,"identity":5,"pid":17,"type":"mem"})",
-                             R"({"version":"1","identity":5,"pid":17,"type":"mem"})",
-                             R"({"version":1,"identity":-5,"pid":17,"type":"mem"})",
-                             R"({"version":1,"identity":5,"pid":"x","type":"mem"})",
-                             R"({"version":1,"identity":5,"pid":17,"type":7})",
-                             R"({"version":1,"identity":5,"pid":17,"type":""})",
-                             R"({"version":1,"identity":5,"pid":17,"type":"a\nb"})"}) {
+                             R"({"version":2,"options":[7],"identity":5,"pid":17,"type":"mem"})",
+                             R"({"version":2,"options":[[7]],"identity":5,"pid":17,"type":"mem"})",
+                             R"({"version":9,"identity":5,"pid":17,"type":"mem"})",
+                             R"({"version":"2","options":[],"identity":5,"pid":17,"type":"mem"})",
+                             R"({"version":2,"options":[],"identity":-5,"pid":17,"type":"mem"})",
+                             R"({"version":2,"options":[],"identity":5,"pid":"x","type":"mem"})",
+                             R"({"version":2,"options":[],"identity":5,"pid":17,"type":7})",
+                             R"({"version":2,"options":[],"identity":5,"pid":17,"type":""})",
+                             R"({"version":2,"options":[],"identity":5,"pid":17,"type":"a\nb"})"}) {
         EXPECT_FALSE(parse_state(0, text)) << text;
     }
 }

@@ -22,8 +22,9 @@
 
 namespace ashlar {
 
-// Serves the requests of one queue. Owner: the queue. Thread: the queue's, always the same one; only
-// the destructor may run elsewhere, if the device failed or was quiesced, after that thread's end.
+// Serves the requests of one queue. Owner: the queue. Thread: the queue's, always the same one;
+// only the destructor may run elsewhere, if the device failed or was quiesced, after that thread's
+// end.
 class Session {
 public:
     Session() = default;
@@ -68,6 +69,9 @@ public:
     // How many threads serve it best, however many queues there are; 0: one for each queue. For a
     // backend whose requests wait for each other anyway.
     [[nodiscard]] virtual unsigned best_threads() const noexcept { return 0; }
+    // What tells this store from another one of the same size, and stays the same when it is opened
+    // again: for a recovery to check. Empty: nothing does.
+    [[nodiscard]] virtual std::string identity() const { return {}; }
     // Called once per queue thread, on that thread. The session may refer to this backend. io is
     // for what it does outside requests, and is valid as long as the session; what still awaits it
     // at the end is cancelled.
@@ -116,6 +120,10 @@ concept HasLocate = requires(T& backend, Range range) {
 template <class T>
 concept HasReadOnly = requires(const T& backend) {
     { backend.read_only() } -> std::convertible_to<bool>;
+};
+template <class T>
+concept HasIdentity = requires(const T& backend) {
+    { backend.identity() } -> std::convertible_to<std::string>;
 };
 template <class T>
 concept HasName = requires(const T& backend) {
@@ -188,6 +196,10 @@ public:
     [[nodiscard]] DataAccess data_access() const noexcept override {
         return HasLocate<T> ? DataAccess::holds : DataAccess::sees;
     }
+    [[nodiscard]] std::string identity() const override {
+        if constexpr (HasIdentity<T>) return backend_->identity();
+        return {};
+    }
     [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override {
         return std::make_unique<SyncSession<T>>(backend_);
     }
@@ -205,7 +217,7 @@ private:
 //   IoResult write_zeroes(Range, bool no_unmap);
 //   std::byte* locate(Range) noexcept;         where the bytes lie: saves a copy (Session::locate)
 //   Geometry geometry() const;                 block sizes and limits (size is taken from size())
-//   bool read_only() const;   std::string_view name() const;
+//   bool read_only() const;   std::string_view name() const;   std::string identity() const;
 template <SyncBackend T>
 [[nodiscard]] std::shared_ptr<Backend> make_backend(T backend) {
     return std::make_shared<detail::SyncAdapter<T>>(std::move(backend));

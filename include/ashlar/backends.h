@@ -25,10 +25,13 @@ struct NullOptions {
 struct MemoryOptions {
     Geometry geometry{};     // size is required
     bool hugepages = false;  // ask for transparent huge pages (madvise(2), MADV_HUGEPAGE)
+    // A memory file (tmpfs, hugetlbfs or memfd) for the bytes, which then outlive the process. Made
+    // if it is not there; else its size must be the disk's.
+    std::string file{};
 };
-// A sparse disk in this process's memory: a page is taken when it is first written and given back
-// by discard and write_zeroes. Gone with the process. No lock is shared between queues.
-// Errors: EINVAL (geometry), ENOMEM (address space).
+// A sparse disk in memory: a page is taken when it is first written and given back by discard and
+// write_zeroes. Without a file gone with the process. No lock is shared between queues.
+// Errors: EINVAL (geometry; the file's size or kind), ENOMEM (address space), those of open(2).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_memory(const MemoryOptions& options);
 
 struct FileOptions {
@@ -113,5 +116,19 @@ struct FaultOptions {
 // Errors: EINVAL (a rate outside 0 to 1, no errno, an operation that the kind has no use for).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_fault(std::shared_ptr<Backend> inner,
                                                           const FaultOptions& options);
+
+struct LogOptions {
+    std::string path{};   // of the log, a regular file
+    bool create = false;  // make it; it must not exist. Else it is continued
+};
+// Records every write, discard, write_zeroes and flush, when it begins and when it is answered, for
+// LogReplayer (log_replayer.h) to rebuild the disk as a crash may have left it. A flush is always
+// offered, so that what was promised is known also of a disk without a cache. Each request waits
+// for its records; one whose records cannot be written fails with that errno. The log is not
+// synced: it outlives the process, not the machine. Holds an advisory lock (flock(2)) on it.
+// Errors: EEXIST (create), EBUSY (another writes it), EINVAL (no log, of another version, or of
+// another disk), those of open(2).
+[[nodiscard]] Result<std::shared_ptr<Backend>> open_log(std::shared_ptr<Backend> inner,
+                                                        const LogOptions& options);
 
 }  // namespace ashlar

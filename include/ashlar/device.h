@@ -51,8 +51,8 @@ inline constexpr int kNiceOfDisks = -20;
 enum class Recovery : std::uint8_t {
     none,     // its block device goes away
     queue,    // it waits for the next server, and new requests with it; those in flight fail (6.0)
-    reissue,  // the same, and those in flight are given to the next server (6.0). They may have been
-              // carried out already: right for a backend that can do the same write twice
+    reissue,  // the same, and those in flight are given to the next server (6.0). They may have
+              // been carried out already: right for a backend that can do the same write twice
     fail,     // it waits for the next server; until then requests fail (6.13)
 };
 [[nodiscard]] std::string_view name(Recovery recovery) noexcept;  // "none", ...
@@ -160,8 +160,8 @@ public:
     Device& operator=(Device&&) noexcept;
     ~Device();
 
-    // created, stopped or quiesced (or failed, with recovery) -> serving. When it returns, the block
-    // device exists in the kernel; a quiesced one's users go on. On failure all is as before.
+    // created, stopped or quiesced (or failed, with recovery) -> serving. When it returns, the
+    // block device exists in the kernel; a quiesced one's users go on. On failure all is as before.
     // Errors: those of a session's opening; EBUSY when someone still holds the last block device.
     [[nodiscard]] Result<void> start();
     // serving -> quiesced: the block device stays, its requests wait in the kernel, and none is
@@ -175,9 +175,9 @@ public:
     // Returns when the device no longer serves: it was stopped (here or by another process), or a
     // queue failed (then the error says why).
     [[nodiscard]] Result<void> wait();
-    // serving or quiesced -> stopped. Requests in flight are served first. When the time is over, what they
-    // await of Io is cancelled; if the backend still does not answer all of them, they fail, the
-    // device is failed, and the error says so.
+    // serving or quiesced -> stopped. Requests in flight are served first. When the time is over,
+    // what they await of Io is cancelled; if the backend still does not answer all of them, they
+    // fail, the device is failed, and the error says so.
     [[nodiscard]] Result<void> stop();
     // The same, unless someone has the block device open: then EBUSY, and nothing has changed.
     // EOPNOTSUPP before 7.0, whose driver cannot tell.

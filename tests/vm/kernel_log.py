@@ -24,7 +24,8 @@ ALLOWED = [
      "what reads sysfs, not what is read"),
     (r"^ublk_batch_dispatch_fail: copy tags or post CQE failure.* ret -105$",
      "a fetch has filled its buffers; the driver hands the tags to the next one"),
-    (r"^EXT4-fs mount: \d+ callbacks suppressed$", "tests mount often"),
+    (r"^(EXT4-fs (un)?mount|set_capacity_and_notify): \d+ callbacks suppressed$",
+     "tests mount often"),
 ]
 
 # For tests that make I/O fail on purpose.

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -38,6 +39,13 @@ public:
 
     [[nodiscard]] std::string_view name() const noexcept override { return "file"; }
     [[nodiscard]] Geometry geometry() const override { return geometry_; }
+    [[nodiscard]] std::string identity() const override {
+        struct stat about{};
+        if (fstat(fd_.get(), &about) != 0) return {};
+        const std::string place = " at " + std::to_string(start_);
+        if (block_device_) return "block device " + std::to_string(about.st_rdev) + place;
+        return "file " + std::to_string(about.st_dev) + ":" + std::to_string(about.st_ino) + place;
+    }
     [[nodiscard]] Capabilities capabilities() const override { return capabilities_; }
     [[nodiscard]] DataAccess data_access() const noexcept override { return DataAccess::routes; }
     // The kernel lets one writer at a time into the page cache of a regular file: several threads

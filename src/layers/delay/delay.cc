@@ -80,6 +80,7 @@ public:
 
     [[nodiscard]] std::string_view name() const noexcept override { return "delay"; }
     [[nodiscard]] Geometry geometry() const override { return inner_->geometry(); }
+    [[nodiscard]] std::string identity() const override { return inner_->identity(); }
     [[nodiscard]] Capabilities capabilities() const override { return inner_->capabilities(); }
     [[nodiscard]] unsigned best_threads() const noexcept override { return inner_->best_threads(); }
     [[nodiscard]] DataAccess data_access() const noexcept override {

@@ -123,6 +123,7 @@ public:
 
     [[nodiscard]] std::string_view name() const noexcept override { return "fault"; }
     [[nodiscard]] Geometry geometry() const override { return geometry_; }
+    [[nodiscard]] std::string identity() const override { return inner_->identity(); }
     [[nodiscard]] Capabilities capabilities() const override {
         Capabilities can = inner_->capabilities();
         if (disk_.options.volatile_cache) {

@@ -198,6 +198,15 @@ public:
 
     [[nodiscard]] std::string_view name() const noexcept override { return name_; }
     [[nodiscard]] Geometry geometry() const override { return geometry_; }
+    [[nodiscard]] std::string identity() const override {
+        std::string all;
+        for (const auto& member : members_) {
+            const std::string one = member->identity();
+            if (one.empty()) return {};
+            all += (all.empty() ? "" : ", ") + one;
+        }
+        return all;
+    }
     [[nodiscard]] Capabilities capabilities() const override { return capabilities_; }
     [[nodiscard]] DataAccess data_access() const noexcept override {
         const bool all_route = std::ranges::all_of(members_, [](const auto& member) {

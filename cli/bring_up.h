@@ -1,0 +1,21 @@
+// From a job to a device that serves, with the state file and the socket that others find it by.
+#pragma once
+
+#include <ashlar/device.h>
+
+#include "base/fd.h"
+#include "cli/protection.h"
+#include "cli/server.h"
+
+namespace ashlar::cli {
+
+struct Served {
+    Device device;
+    Fd listener;
+    Protections protections;
+};
+
+// On failure a new device is gone again, and a recovered one waits as before.
+[[nodiscard]] Result<Served> bring_up(const ServerJob& job);
+
+}  // namespace ashlar::cli

@@ -1,0 +1,143 @@
+#include "cli/launch.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <utility>
+
+#include "base/fd.h"
+#include "cli/supervisor.h"
+
+namespace ashlar::cli {
+namespace {
+
+bool write_all(int fd, std::string_view text) {
+    while (!text.empty()) {
+        const ssize_t written = write(fd, text.data(), text.size());
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) return false;
+        text.remove_prefix(static_cast<std::size_t>(written));
+    }
+    return true;
+}
+
+std::string read_all(int fd) {
+    std::string text;
+    std::array<char, 4096> piece{};
+    while (true) {
+        const ssize_t got = read(fd, piece.data(), piece.size());
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return text;
+        text.append(piece.data(), static_cast<std::size_t>(got));
+    }
+}
+
+bool announce_by_pipe(Fd& pipe, const Result<DeviceId>& result) {
+    const nlohmann::json json = result ? nlohmann::json{{"id", *result}}
+                                       : nlohmann::json{{"error", result.error().message()}};
+    // A path in a message need not be UTF-8.
+    const auto unreadable = nlohmann::json::error_handler_t::replace;
+    const bool heard = write_all(pipe.get(), json.dump(-1, ' ', false, unreadable));
+    pipe.reset();
+    return heard;
+}
+
+// What the caller left open (a lock, a pipe) is not the server's to hold.
+void close_all_but(int one, int other) {
+    const auto [low, high] = std::minmax(one, other);
+    unsigned next = STDERR_FILENO + 1;
+    for (const int keep : {low, high}) {
+        if (keep < static_cast<int>(next)) continue;
+        const auto kept = static_cast<unsigned>(keep);
+        if (kept > next) close_range(next, kept - 1, 0);
+        next = kept + 1;
+    }
+    close_range(next, ~0U, 0);
+}
+
+// The server's own life: a session without terminal, nothing open but what it needs.
+void be_in_the_background() {
+    setsid();
+    for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+        const Fd null(open("/dev/null", O_RDWR));
+        dup2(null.get(), fd);
+    }
+    static_cast<void>(chdir("/"));
+}
+
+[[noreturn]] void run_background_server(const ServerJob& job, const Log& log, Fd pipe) {
+    be_in_the_background();
+    close_all_but(pipe.get(), log.descriptor());
+    const int status = run_server(
+        job, log, [&](const Result<DeviceId>& result) { return announce_by_pipe(pipe, result); });
+    std::exit(status);
+}
+
+std::string how_it_ended(pid_t child) {
+    int status = 0;
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (WIFSIGNALED(status)) {
+        return fmt::format("the server was killed by signal {} before the device was usable",
+                           WTERMSIG(status));
+    }
+    return fmt::format("the server ended with status {} before the device was usable",
+                       WEXITSTATUS(status));
+}
+
+// The child of a fork: the server, or its supervisor.
+[[noreturn]] void be_the_child(const ServerJob& job, const Log& log, Fd pipe, bool supervised) {
+    if (!supervised) run_background_server(job, log, std::move(pipe));
+    be_in_the_background();
+    ServerJob held = job;
+    auto kept = hold_memory(held);
+    if (!kept) {
+        static_cast<void>(announce_by_pipe(pipe, std::unexpected(kept.error())));
+        std::exit(1);
+    }
+    held.supervisor = getpid();
+    const pid_t server = fork();
+    if (server == 0) run_background_server(held, log, std::move(pipe));
+    if (server < 0) {
+        const Error error{.operation = "start the server", .code = errno};
+        static_cast<void>(announce_by_pipe(pipe, std::unexpected(error)));
+        std::exit(1);
+    }
+    pipe.reset();
+    std::exit(supervise(server, log));
+}
+
+}  // namespace
+
+std::expected<DeviceId, std::string> launch(const ServerJob& job, const Log& log, bool supervised) {
+    const auto failed = [](int code, const char* hint) {
+        return std::unexpected(
+            Error{.operation = "start the server", .code = code, .hint = hint}.message());
+    };
+    std::array<int, 2> ends{};
+    if (pipe2(ends.data(), O_CLOEXEC) != 0) return failed(errno, "");
+    Fd reader(ends[0]);
+    Fd writer(ends[1]);
+    std::fflush(nullptr);
+    const pid_t child = fork();
+    if (child < 0) return failed(errno, "raise the limit on processes (ulimit -u)");
+    if (child == 0) {
+        reader.reset();
+        be_the_child(job, log, std::move(writer), supervised);
+    }
+    writer.reset();
+    const auto json = nlohmann::json::parse(read_all(reader.get()), nullptr, false);
+    if (json.is_object() && json.contains("id")) return json["id"].get<DeviceId>();
+    const std::string ended = how_it_ended(child);
+    return std::unexpected(json.is_object() ? json.value("error", ended) : ended);
+}
+
+}  // namespace ashlar::cli

@@ -1,0 +1,229 @@
+#include "cli/supervisor.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "cli/backend_table.h"
+#include "cli/command.h"
+#include "cli/server_state.h"
+
+namespace ashlar::cli {
+namespace {
+
+using namespace std::chrono_literals;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr milliseconds kFirstDelay{100};
+constexpr milliseconds kLongestDelay{5000};
+// A server that lived so long is not failing again and again.
+constexpr auto kLongLife = 10s;
+constexpr int kAttemptsMost = 10;
+constexpr milliseconds kPausedLook{100};
+
+constexpr std::string_view kMemoryFile = "memory-file";
+
+bool is_memory_of_its_own(const Spec& spec) {
+    return spec.type == "mem" &&
+           std::ranges::find(spec.options, kMemoryFile, &SpecOption::key) == spec.options.end();
+}
+
+template <class Visit>
+Result<void> for_each_backend(Spec& spec, const Visit& visit) {
+    if (auto visited = visit(spec); !visited) return visited;
+    for (Spec& member : spec.members) {
+        if (auto visited = for_each_backend(member, visit); !visited) return visited;
+    }
+    return {};
+}
+
+// What state file names this process as its supervisor.
+std::optional<ServerState> own_state() {
+    for (const DeviceId id : ids_with_state()) {
+        auto state = read_any_state(id);
+        if (state && state->supervisor == getpid()) return state;
+    }
+    return std::nullopt;
+}
+
+bool device_exists(const ServerState& state) {
+    auto control = Control::open();
+    if (!control) return true;  // it cannot be told
+    const auto info = control->info(state.id);
+    if (!info) return info.error().code != ENODEV;
+    return info->identity == state.identity;
+}
+
+void reap() {
+    while (waitpid(-1, nullptr, WNOHANG) > 0) {
+    }
+}
+
+bool is_alive(pid_t process) { return process > 0 && (kill(process, 0) == 0 || errno != ESRCH); }
+
+class Supervisor {
+public:
+    Supervisor(const Log& log, Fd signals) : log_(log), signals_(std::move(signals)) {}
+
+    int run(pid_t server) {
+        while (true) {
+            await_end(server);
+            reap();
+            auto state = own_state();
+            if (!state || !device_exists(*state)) return kSuccess;
+            if (ending_) return kSuccess;
+            if (state->paused) {
+                await_news(milliseconds(kPausedLook));
+                server = state->pid;
+                continue;
+            }
+            if (state->pid != server && is_alive(state->pid)) {
+                server = state->pid;  // somebody else brought it back
+                began_ = steady_clock::now();
+                continue;
+            }
+            if (!recover(*state)) return kFailure;
+            const auto next = own_state();
+            server = next ? next->pid : 0;
+        }
+    }
+
+private:
+    // Until the process has ended; signals meanwhile go on to it.
+    void await_end(pid_t server) {
+        const Fd process(server > 0 ? static_cast<int>(syscall(SYS_pidfd_open, server, 0)) : -1);
+        if (!process.valid()) return;
+        std::array<pollfd, 2> fds = {{{process.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}}};
+        while (true) {
+            if (poll(fds.data(), fds.size(), -1) < 0) continue;  // EINTR
+            if (fds[0].revents != 0) return;
+            if (fds[1].revents != 0) forward(server);
+        }
+    }
+
+    void forward(pid_t server) {
+        signalfd_siginfo seen{};
+        if (read(signals_.get(), &seen, sizeof(seen)) != sizeof(seen)) return;
+        ending_ = true;
+        kill(server, static_cast<int>(seen.ssi_signo));
+    }
+
+    void await_news(milliseconds bound) {
+        pollfd fd{signals_.get(), POLLIN, 0};
+        if (poll(&fd, 1, static_cast<int>(bound.count())) > 0) ending_ = true;
+    }
+
+    // False when it is given up.
+    bool recover(const ServerState& state) {
+        if (steady_clock::now() - began_ >= kLongLife) attempts_ = 0;
+        while (attempts_ < kAttemptsMost && !ending_) {
+            if (attempts_ > 0) await_news(delay());
+            ++attempts_;
+            began_ = steady_clock::now();
+            log_.write(Level::warning,
+                       fmt::format("ublk{}: its server, process {}, has ended; starting another",
+                                   state.id, state.pid));
+            if (start_next(state)) return true;
+            const auto now = own_state();
+            if (!now || !device_exists(*now)) return true;
+        }
+        log_.write(Level::error,
+                   fmt::format("ublk{}: no server stays; given up, try 'ashlar recover {}'",
+                               state.id, state.id));
+        return false;
+    }
+
+    [[nodiscard]] milliseconds delay() const {
+        milliseconds delay = kFirstDelay;
+        for (int i = 1; i < attempts_ && delay < kLongestDelay; ++i) delay *= 2;
+        return std::min(delay, kLongestDelay);
+    }
+
+    // The program that served last, which an upgrade may have changed.
+    static bool start_next(const ServerState& state) {
+        const std::string id = std::to_string(state.id);
+        const pid_t child = fork();
+        if (child == 0) {
+            sigset_t none;
+            sigemptyset(&none);
+            sigprocmask(SIG_SETMASK, &none, nullptr);
+            const char* name = "ashlar";
+            for (const std::string& program : {state.program, std::string("/proc/self/exe")}) {
+                execl(program.c_str(), name, "recover", id.c_str(), "--unattended",
+                      static_cast<char*>(nullptr));
+            }
+            _exit(127);
+        }
+        int status = 0;
+        while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {
+        }
+        return child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    }
+
+    const Log& log_;
+    Fd signals_;
+    steady_clock::time_point began_ = steady_clock::now();
+    int attempts_ = 0;
+    bool ending_ = false;
+};
+
+}  // namespace
+
+bool has_memory_of_its_own(const Spec& spec) {
+    return is_memory_of_its_own(spec) || std::ranges::any_of(spec.members, has_memory_of_its_own);
+}
+
+Result<std::vector<Fd>> hold_memory(ServerJob& job) {
+    std::vector<Fd> held;
+    if (!has_memory_of_its_own(job.spec)) return held;
+    const auto hold = [&](Spec& one) -> Result<void> {
+        if (!is_memory_of_its_own(one)) return {};
+        Fd fd(memfd_create("ashlar", MFD_CLOEXEC));
+        if (!fd.valid()) {
+            return std::unexpected(Error{.operation = "hold the disk's memory", .code = errno});
+        }
+        // Whoever may look at this process opens the same memory there.
+        one.options.push_back({.key = std::string(kMemoryFile),
+                               .value = fmt::format("/proc/{}/fd/{}", getpid(), fd.get())});
+        held.push_back(std::move(fd));
+        return {};
+    };
+    if (auto done = for_each_backend(job.spec, hold); !done) return std::unexpected(done.error());
+    auto open = prepare(job.spec, Written::as_spec);
+    if (!open) {
+        return std::unexpected(
+            Error{.operation = "hold the disk's memory", .code = EINVAL, .detail = open.error()});
+    }
+    job.open_backend = std::move(*open);
+    return held;
+}
+
+int supervise(pid_t server, const Log& log) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, nullptr);
+    std::signal(SIGHUP, SIG_IGN);
+    std::signal(SIGPIPE, SIG_IGN);
+    prctl(PR_SET_NAME, "ashlar-super");
+    Fd signals(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    return Supervisor(log, std::move(signals)).run(server);
+}
+
+}  // namespace ashlar::cli
