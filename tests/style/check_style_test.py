@@ -70,9 +70,9 @@ class Rules(unittest.TestCase):
                 ("src/reactor/reactor.h", '"kernel/codec.h"'),
                 ("src/core/queue.h", '"backends/memory/map.h"'),
                 ("src/core/queue.h", '"cli/command.h"'),
-                ("src/backends/null/map.h", '"core/queue.h"'),
-                ("src/backends/null/map.h", '"kernel/abi.h"'),
-                ("src/backends/null/map.h", '"backends/file/file.h"'),
+                ("src/backends/memory/map.h", '"core/queue.h"'),
+                ("src/backends/memory/map.h", '"kernel/abi.h"'),
+                ("src/backends/memory/map.h", '"backends/file/file.h"'),
                 ("src/layers/stats/stats.h", '"core/queue.h"'),
                 ("src/layers/stats/stats.h", '"backends/memory/map.h"'),
                 ("include/ashlar/types.h", '"base/units.h"'),
@@ -90,7 +90,7 @@ class Rules(unittest.TestCase):
         self.none("sim/storm.h", '#pragma once\n#include "core/queue.h"\n')
         self.none("src/layers/stats/stats.h", '#pragma once\n#include "layers/stats/x.h"\n'
                                               "#include <ashlar/backend.h>\n")
-        self.none("src/backends/null/map.h", '#pragma once\n#include "base/units.h"\n'
+        self.none("src/backends/memory/map.h", '#pragma once\n#include "base/units.h"\n'
                                                '#include "backends/memory/x.h"\n')
         self.none("src/backends/file/limits.h", "#pragma once\n#include <linux/fs.h>\n")
 
