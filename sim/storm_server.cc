@@ -176,7 +176,7 @@ void Server::queue_home(std::uint32_t part) noexcept {
     });
 }
 
-void Server::queue_left() noexcept {
+void Server::queue_left(std::uint32_t) noexcept {
     kernel_.journal.note("left");
     ++left_;
     if (left_ >= open_) quit();

@@ -77,7 +77,7 @@ private:
 
     void queue_opened() noexcept override;
     void queue_home(std::uint32_t part) noexcept override;
-    void queue_left() noexcept override;
+    void queue_left(std::uint32_t) noexcept override;
     void queue_failed(std::uint32_t part, Error error) noexcept override;
     void queue_closed() noexcept override;
 

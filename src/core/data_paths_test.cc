@@ -224,11 +224,14 @@ TEST_F(GetDataTest, LegacyOpcodes) {
     EXPECT_EQ(committed(0), 512);
 }
 
-TEST_F(GetDataTest, ARefusedWriteAsksForNoData) {
+// The driver takes no commit of a request whose data it has announced.
+TEST_F(GetDataTest, ARefusedWriteIsRefusedWhenItHasItsData) {
     config.capabilities.read_only = true;
     auto& session = start();
     kernel.put(0, 0, make_descriptor(abi::io_op_write, 0, 8));
     answer(0, abi::io_res_need_get_data);
+    EXPECT_EQ(command_of(0).opcode, abi::u_io_need_get_data);
+    answer(0, abi::io_res_ok);
     EXPECT_EQ(committed(0), -EROFS);
     EXPECT_TRUE(session.requests.empty());
 }

@@ -11,7 +11,7 @@ namespace ashlar {
 using std::chrono::milliseconds;
 
 DeviceQueues::DeviceQueues(Serving serving)
-    : serving_(std::move(serving)), counters_(parts_of(serving_)) {}
+    : serving_(std::move(serving)), counters_(parts_of(serving_)), has_left_(parts_of(serving_)) {}
 
 // ---- Opening -----------------------------------------------------------------------------------
 
@@ -103,13 +103,19 @@ void DeviceQueues::queue_opened() noexcept {
 }
 
 void DeviceQueues::queue_home(std::uint32_t part) noexcept {
+    {
+        const std::lock_guard lock(mutex_);
+        if (has_left_[part]) --left_;
+        has_left_[part] = false;
+    }
     // Its thread is in the middle of a round with this queue, which is dropped after it.
     threads_[part]->post([](QueueThread& self) { self.drop_home_queues(); });
 }
 
-void DeviceQueues::queue_left() noexcept {
+void DeviceQueues::queue_left(std::uint32_t part) noexcept {
     {
         const std::lock_guard lock(mutex_);
+        has_left_[part] = true;
         ++left_;
     }
     quit_if_left();

@@ -68,7 +68,7 @@ public:
 private:
     void queue_opened() noexcept override;
     void queue_home(std::uint32_t part) noexcept override;
-    void queue_left() noexcept override;
+    void queue_left(std::uint32_t part) noexcept override;
     void queue_failed(std::uint32_t part, Error error) noexcept override;
     void queue_closed() noexcept override;
 
@@ -86,7 +86,8 @@ private:
     std::mutex mutex_;                    // guards what follows
     std::condition_variable changed_;
     std::uint32_t open_ = 0;
-    std::uint32_t left_ = 0;  // of them
+    std::vector<bool> has_left_;  // by part
+    std::uint32_t left_ = 0;      // of those that are open
     std::optional<Error> failure_;
 };
 

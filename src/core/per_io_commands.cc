@@ -38,7 +38,10 @@ public:
             return queue_.arrived(tag, result == abi::io_res_need_get_data);
         }
         // The kernel did not take the command and asks for it once more.
-        if (result == -EAGAIN || result == -EINTR) return send(tag);
+        if (result == -EAGAIN || result == -EINTR) {
+            queue_.submitted_again();
+            return send(tag);
+        }
         queue_.retire(tag);
         if (result != abi::io_res_abort) {
             queue_.refused("fetch requests", result < 0 ? -result : EPROTO);

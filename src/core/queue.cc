@@ -68,6 +68,7 @@ Queue::~Queue() {
         ASHLAR_ASSERT(tag.state() == TagState::home || tag.state() == TagState::serving);
     }
     let_go();
+    with_.reactor.forget(*this);
     commands_.reset();
     tags_.clear();
     session_.reset();
@@ -187,15 +188,25 @@ bool Queue::is_unused(const Tag& tag) const noexcept {
     }
 }
 
+// A commit is with the kernel only after the next system call, and may then be refused; so it is a
+// whole round later that the owner is told.
 void Queue::continue_leaving() noexcept {
     if (left_ || home()) return;
     for (const Tag& tag : tags_) {
-        if (!is_unused(tag)) return;
+        if (!is_unused(tag)) return left_round_.reset();
     }
     session_scope_.cancel_all();
     if (left_ || !session_scope_.idle()) return;
+    if (!left_round_) left_round_ = with_.reactor.rounds();
+    if (with_.reactor.rounds() < *left_round_ + 2) return with_.reactor.before_round(*this);
     left_ = true;
-    with_.owner->queue_left();
+    with_.owner->queue_left(with_.part);
+}
+
+// Something has to end the wait that follows.
+void Queue::before_round() noexcept {
+    if (home()) return;
+    with_.reactor.post([this] { settled(); });
 }
 
 // A request that was cut short so that the queue can leave is not answered either.
@@ -239,14 +250,19 @@ void Queue::arrived(Tag& tag, bool wants_data) noexcept {
     tag.returned();
     if (leaving_ == Leaving::holding) [[unlikely]]
         return hold(tag);
-    if (!decode(tag)) return;
-    if (!wants_data) return serve(tag);
-    place(tag);
-    commands_->get_data(tag);
+    const int error = decode(tag);
+    if (wants_data) {
+        // Also for a write that is refused: the driver takes no other answer now.
+        if (error == 0) place(tag);
+        return commands_->get_data(tag);
+    }
+    if (error != 0) [[unlikely]]
+        return commit(tag, IoResult::from_errno(error));
+    serve(tag);
 }
 
-// False when the request is refused, and thereby done.
-bool Queue::decode(Tag& tag) noexcept {
+// Answers the errno of a request that is refused.
+int Queue::decode(Tag& tag) noexcept {
     const auto& descriptor =
         kernel::descriptor(descriptors_.data(), tag.index(), sizeof(abi::IoDesc));
     int error = kernel::decode_request(descriptor, config_.index, tag.index(), tag.request);
@@ -255,10 +271,7 @@ bool Queue::decode(Tag& tag) noexcept {
     } else {
         error = refusal(tag.request);
     }
-    if (error == 0) [[likely]]
-        return true;
-    commit(tag, IoResult::from_errno(error));
-    return false;
+    return error;
 }
 
 // The errno for what was not advertised, or does not fit; 0 when the session may have it.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 
 #include <ashlar/backend.h>
 #include <ashlar/device.h>
@@ -39,8 +40,8 @@ public:
     // Every tag is home: the device was stopped, the queue may be destroyed (not in this call).
     virtual void queue_home(std::uint32_t part) noexcept = 0;
     // What leave() asked for is done. Only the fetches are with the kernel still, and end with the
-    // ring; the queue is to stay until then.
-    virtual void queue_left() noexcept = 0;
+    // thread; the queue is to stay until then. queue_home may follow.
+    virtual void queue_left(std::uint32_t part) noexcept = 0;
     // The queue cannot go on. Requests in flight end when the character device is closed.
     virtual void queue_failed(std::uint32_t part, Error error) noexcept = 0;
     // The queue is being destroyed and has let go of everything.
@@ -62,7 +63,7 @@ struct QueueSurroundings {
 };
 
 // One thread's part of a queue, most often all of it. Thread: all of it on the reactor's thread.
-class Queue {
+class Queue final : private RoundHook {
 public:
     // Maps descriptors and buffers, registers the device with the reactor and opens the backend's
     // session; fetches nothing yet.
@@ -95,11 +96,13 @@ public:
     void arrived(Tag& tag, bool wants_data) noexcept;
     // The kernel will not use the tag again: the device stops.
     void retire(Tag& tag) noexcept;
-    // What was on its way to the kernel is there.
+    // Something may have come to its end that the queue waits for before it leaves.
     void settled() noexcept {
         if (leaving_ != Leaving::no) [[unlikely]]
             continue_leaving();
     }
+    // The kernel did not take something, which is submitted once more.
+    void submitted_again() noexcept { left_round_.reset(); }
     // The kernel does not take what it must: the queue cannot go on.
     void refused(const char* what, int code) noexcept;
     // What a command names for the tag's data: an address, or how to register it.
@@ -119,7 +122,7 @@ private:
     void make_tags();
     void let_go() noexcept;
     void completed(Tag& tag, std::int32_t result) noexcept;
-    [[nodiscard]] bool decode(Tag& tag) noexcept;
+    [[nodiscard]] int decode(Tag& tag) noexcept;
     [[nodiscard]] int refusal(const Request& request) const noexcept;
     void serve(Tag& tag) noexcept;
     void place(Tag& tag) noexcept;
@@ -133,6 +136,7 @@ private:
     [[nodiscard]] bool holds_back(IoResult result) const noexcept;
     void hold(Tag& tag) noexcept;
     void continue_leaving() noexcept;
+    void before_round() noexcept override;
     [[nodiscard]] bool is_unused(const Tag& tag) const noexcept;
     void session_idle() noexcept;
 
@@ -143,6 +147,7 @@ private:
     bool thread_ends_ = false;
     bool failed_ = false;
     bool left_ = false;
+    std::optional<std::uint64_t> left_round_;  // since when nothing is to be waited for
     Leaving leaving_ = Leaving::no;
     std::uint32_t tags_home_ = 0;
     Mapping descriptors_;  // written by the kernel

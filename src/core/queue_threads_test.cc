@@ -56,7 +56,7 @@ struct Fakes {
 class WaitingOwner final : public QueueOwner {
 public:
     void queue_opened() noexcept override {}
-    void queue_left() noexcept override {}
+    void queue_left(std::uint32_t) noexcept override {}
     void queue_home(std::uint32_t number) noexcept override {
         if (thread != nullptr) thread->post([](QueueThread& self) { self.drop_home_queues(); });
         const std::lock_guard lock(mutex_);

@@ -19,7 +19,7 @@ namespace ashlar::test {
 class RecordingOwner final : public QueueOwner {
 public:
     void queue_opened() noexcept override { ++opened; }
-    void queue_left() noexcept override { ++lefts; }
+    void queue_left(std::uint32_t) noexcept override { ++lefts; }
     void queue_home(std::uint32_t thread) noexcept override { homes.push_back(thread); }
     void queue_failed(std::uint32_t, Error error) noexcept override {
         failures.push_back(std::move(error));
