@@ -21,6 +21,7 @@ struct DelOptions {
     std::vector<std::string> devices;
     bool all = false;
     bool force = false;
+    bool async = false;
 };
 
 // The server ends by itself once its device is gone.
@@ -51,12 +52,12 @@ Error explain(Error error, const DeviceInfo& info, const Fd& server) {
     return error;
 }
 
-int del_device(Control& control, DeviceId id, bool force) {
+int del_device(Control& control, DeviceId id, const DelOptions& options) {
     auto info = control.info(id);
     // What a killed server left is of no use without the device.
     if (!info && info.error().code == ENODEV) remove_state_of_gone(control, id);
     if (!info) return fail(info.error());
-    if (!force) {
+    if (!options.force) {
         if (auto user = who_uses(id)) {
             complain(
                 fmt::format("/dev/ublkb{} is {}; release it first, or use --force and lose "
@@ -64,6 +65,11 @@ int del_device(Control& control, DeviceId id, bool force) {
                             id, *user));
             return kFailure;
         }
+    }
+    // The driver goes on by itself; the server ends with its device and takes its files along.
+    if (options.async) {
+        if (auto begun = control.remove_async(id); !begun) return fail(begun.error());
+        return kSuccess;
     }
     // Opened before the removal, so that the number cannot mean another process later.
     const auto state = read_state(id, info->identity);
@@ -110,9 +116,9 @@ int del_devices(const DelOptions& options) {
     }
     int status = kSuccess;
     for (const DeviceId id : ids) {
-        if (del_device(*control, id, options.force) != kSuccess) status = kFailure;
+        if (del_device(*control, id, options) != kSuccess) status = kFailure;
     }
-    remove_stale_state(*control);
+    if (!options.async) remove_stale_state(*control);
     return status;
 }
 
@@ -125,6 +131,7 @@ void del_command(CLI::App& app, Action& action) {
     del.add_flag("--all", options->all, "Every ublk device of this machine");
     del.add_flag("--force", options->force,
                  "Even if mounted, used as swap or held by another device");
+    del.add_flag("--async", options->async, "Do not wait until they are gone");
     del.callback([options, &action] { action = [options] { return del_devices(*options); }; });
 }
 

@@ -230,6 +230,12 @@ class Unsupervised(DeviceTest):
         ashlar("stop", device["id"], "--if-unused")
         self.assertEqual(state_of(device["id"]), "dead")
 
+    def test_removal_that_is_not_waited_for(self):
+        device = add("file", self.path)
+        ashlar("del", device["id"], "--async")
+        wait_until(lambda: ashlar_json("list") == [] and
+                   not list(Path("/run/ashlar").glob("ublk*")), "everything is gone")
+
     def test_what_makes_no_sense_is_refused(self):
         cases = [(["add", "mem", "--size", "64M", "--recovery", "queue"], 2, "--supervise"),
                  (["add", "mem", "--size", "64M", "--supervise"], 2, "--recovery"),
