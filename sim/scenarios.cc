@@ -95,13 +95,18 @@ std::vector<Scenario> scenarios(std::uint64_t offered) {
                 {{Step::kill}, {Step::state}, {Step::answers}, {Step::write}, {Step::answers}});
             if (recovery != Recovery::none) killed = join(killed, kSuccessor);
             add(all, "killed", recovery, way, killed);
+            if (way.path != DataPath::copy) continue;
             Moves full =
                 join(held(kScenarioDepth + 2), {{Step::kill}, {Step::state}, {Step::answers}});
             if (recovery != Recovery::none) full = join(full, kSuccessor);
-            add(all, "killed with more requests than tags", recovery, way, full);
+            // With `fail` those that wait for a tag meet the driver before or after it has changed
+            // the device's state: EIO or EREMOTEIO.
+            if (recovery != Recovery::fail) {
+                add(all, "killed with more requests than tags", recovery, way, full);
+            }
             add(all, "killed, then stopped", recovery, way,
                 join(held(2), {{Step::kill}, {Step::state}, {Step::write}, {Step::answers}}));
-            if (way.path != DataPath::copy || (offered & abi::f_quiesce) == 0) continue;
+            if ((offered & abi::f_quiesce) == 0) continue;
             add(all, "quiesced", recovery, way,
                 recovery == Recovery::none
                     ? Moves{{Step::write}, {Step::answers}, {Step::quiesce}, {Step::state}}

@@ -20,6 +20,7 @@ std::byte* memory_at(std::uint64_t address) {
 // What the block layer makes of a server's errno.
 int block_error(int error) {
     switch (error) {
+        case EINVAL:
         case EOPNOTSUPP:
         case ETIMEDOUT:
         case ENOSPC:

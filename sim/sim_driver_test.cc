@@ -155,7 +155,7 @@ TEST_F(DriverTest, ReadsFromTheAddressOfTheCommit) {
 TEST_F(DriverTest, PassesErrnosOnAsTheBlockLayerDoes) {
     make(0);
     start();
-    for (const auto& [given, seen] : {std::pair{ENOSPC, ENOSPC}, std::pair{EINVAL, EIO},
+    for (const auto& [given, seen] : {std::pair{ENOSPC, ENOSPC}, std::pair{EINVAL, EINVAL},
                                       std::pair{EOPNOTSUPP, EOPNOTSUPP}, std::pair{EPERM, EIO}}) {
         const auto answer = ask(abi::io_op_flush, 0);
         run();

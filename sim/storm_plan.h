@@ -62,10 +62,6 @@ struct Plan {
     std::vector<Act> acts{};
     bool interrupted = false;  // servers are killed in the middle of acts, too
 
-    // A queue that leaves does not wait until the driver has taken its last commits.
-    [[nodiscard]] bool may_lose() const noexcept {
-        return driver.retries != 0 || driver.refusals != 0 || files.pushes != 0;
-    }
     [[nodiscard]] std::string describe() const;
 };
 [[nodiscard]] Plan draw_plan(Random& random);

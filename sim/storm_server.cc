@@ -11,6 +11,7 @@ Server::Server(SimKernel& kernel, SimDriver& driver, const ServerOptions& option
     : kernel_(kernel), driver_(driver), options_(options), backend_(std::move(backend)) {
     const std::uint32_t parts = std::uint32_t{options.queues} * options.threads_per_queue;
     for (std::uint32_t part = 0; part < parts; ++part) counters_.emplace_back();
+    has_left_.resize(parts);
     for (unsigned i = 0; i < options.threads; ++i) {
         Thread& thread = threads_.emplace_back();
         const ReactorOptions ring{.entries = options.entries,
@@ -170,14 +171,17 @@ void Server::queue_opened() noexcept { ++open_; }
 void Server::queue_home(std::uint32_t part) noexcept {
     Thread& thread = thread_of(part);
     kernel_.journal.note("home", part);
+    if (has_left_[part]) --left_;
+    has_left_[part] = false;
     thread.reactor->post([this, &thread] {
         std::erase_if(thread.queues, [](const auto& queue) { return queue->home(); });
         look_at_device();
     });
 }
 
-void Server::queue_left(std::uint32_t) noexcept {
-    kernel_.journal.note("left");
+void Server::queue_left(std::uint32_t part) noexcept {
+    kernel_.journal.note("left", part);
+    has_left_[part] = true;
     ++left_;
     if (left_ >= open_) quit();
 }

@@ -77,7 +77,7 @@ private:
 
     void queue_opened() noexcept override;
     void queue_home(std::uint32_t part) noexcept override;
-    void queue_left(std::uint32_t) noexcept override;
+    void queue_left(std::uint32_t part) noexcept override;
     void queue_failed(std::uint32_t part, Error error) noexcept override;
     void queue_closed() noexcept override;
 
@@ -105,7 +105,8 @@ private:
     bool killed_ = false;
     std::uint32_t pending_ = 0;  // parts that are being opened
     std::uint32_t open_ = 0;
-    std::uint32_t left_ = 0;
+    std::vector<bool> has_left_;  // by part
+    std::uint32_t left_ = 0;      // of those that are open
     std::optional<Error> failure_{};
     std::function<void(std::optional<Error>)> then_;
 };

@@ -89,8 +89,7 @@ void World::started(int error) {
         return;
     }
     live_ = true;
-    if (std::exchange(quiescing_, false) && clean_ && !plan_.may_lose() &&
-        client_->lost() != lost_before_) {
+    if (std::exchange(quiescing_, false) && clean_ && client_->lost() != lost_before_) {
         kernel_.journal.finding("a quiesced device lost a request");
     }
     bound(kernel_.random.below(3 * kMillisecond), [this] { next_act(); });
@@ -115,6 +114,7 @@ void World::next_server() {
     ++phase_;
     live_ = false;
     acting_ = false;
+    clean_ &= !server().failed();
     reference_->settle();
     if (std::exchange(power_cut_, false)) {
         kernel_.journal.note("power cut");
