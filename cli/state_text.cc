@@ -1,6 +1,7 @@
 #include "cli/state_text.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 
 namespace ashlar::cli {
@@ -40,6 +41,14 @@ std::optional<std::uint64_t> number(const nlohmann::json& json, const char* key)
     return found->get<std::uint64_t>();
 }
 
+// 0 if it is not there; empty for what no process can be: another one would be asked, or killed.
+std::optional<std::int32_t> process(const nlohmann::json& json, const char* key) {
+    if (!json.contains(key)) return 0;
+    const auto pid = number(json, key);
+    if (!pid || *pid > INT32_MAX) return std::nullopt;
+    return static_cast<std::int32_t>(*pid);
+}
+
 std::string word(const nlohmann::json& json, const char* key) {
     const auto found = json.find(key);
     if (found == json.end() || !found->is_string()) return {};
@@ -68,13 +77,15 @@ std::optional<ServerState> parse_state(DeviceId id, std::string_view text) {
     const auto json = nlohmann::json::parse(text, nullptr, false);
     if (!json.is_object() || number(json, "version") != kVersion) return std::nullopt;
     const auto identity = number(json, "identity");
-    const auto pid = number(json, "pid");
+    const auto pid = process(json, "pid");
+    const auto supervisor = process(json, "supervisor");
     auto given = options(json);
-    if (!identity || !pid || !given || !is_plain_word(word(json, "type"))) return std::nullopt;
+    if (!identity || pid.value_or(0) == 0 || !supervisor || !given) return std::nullopt;
+    if (!is_plain_word(word(json, "type"))) return std::nullopt;
     return ServerState{
         .id = id,
         .identity = *identity,
-        .pid = static_cast<std::int32_t>(*pid),
+        .pid = *pid,
         .type = word(json, "type"),
         .backend = word(json, "backend"),
         .options = std::move(*given),
@@ -82,7 +93,7 @@ std::optional<ServerState> parse_state(DeviceId id, std::string_view text) {
         .store = word(json, "store"),
         .log_file = word(json, "log"),
         .program = word(json, "program"),
-        .supervisor = static_cast<std::int32_t>(number(json, "supervisor").value_or(0)),
+        .supervisor = *supervisor,
         .paused = json.value("paused", nlohmann::json()) == true};
 }
 

@@ -22,18 +22,7 @@ TEST(StateText, WhatWasWrittenComesBack) {
     EXPECT_EQ(text.find('\n'), text.size() - 1);
     const auto read = parse_state(3, text);
     ASSERT_TRUE(read);
-    EXPECT_EQ(read->id, state.id);
-    EXPECT_EQ(read->identity, state.identity);
-    EXPECT_EQ(read->pid, state.pid);
-    EXPECT_EQ(read->type, state.type);
-    EXPECT_EQ(read->backend, state.backend);
-    EXPECT_EQ(read->options, state.options);
-    EXPECT_EQ(read->size, state.size);
-    EXPECT_EQ(read->store, state.store);
-    EXPECT_EQ(read->log_file, state.log_file);
-    EXPECT_EQ(read->program, state.program);
-    EXPECT_EQ(read->supervisor, state.supervisor);
-    EXPECT_EQ(read->paused, state.paused);
+    EXPECT_EQ(*read, state);
 }
 
 TEST(StateText, WhatOnlyRecoveryNeedsMayBeMissing) {
@@ -55,6 +44,12 @@ TEST(StateText, WhatMakesNoSenseIsNone) {
                              R"({"version":"2","options":[],"identity":5,"pid":17,"type":"mem"})",
                              R"({"version":2,"options":[],"identity":-5,"pid":17,"type":"mem"})",
                              R"({"version":2,"options":[],"identity":5,"pid":"x","type":"mem"})",
+                             R"({"version":2,"options":[],"identity":5,"pid":0,"type":"mem"})",
+                             R"({"version":2,"options":[],"identity":5,"type":"mem"})",
+                             R"({"version":2,"options":[],"identity":5,"pid":4294967297,
+                                "type":"mem"})",
+                             R"({"version":2,"options":[],"identity":5,"pid":17,"supervisor":-1,
+                                "type":"mem"})",
                              R"({"version":2,"options":[],"identity":5,"pid":17,"type":7})",
                              R"({"version":2,"options":[],"identity":5,"pid":17,"type":""})",
                              R"({"version":2,"options":[],"identity":5,"pid":17,"type":"a\nb"})"}) {
