@@ -134,7 +134,8 @@ Result<Fd> start(const ServerJob& job, Device& device, const Backend& backend) {
 
 }  // namespace
 
-Result<Served> bring_up(const ServerJob& job) {
+Result<Served> bring_up(const ServerJob& job,
+                        const std::function<void(const DeviceInfo&)>& created) {
     if (auto made = make_state_directory(); !made) return std::unexpected(made.error());
     Protections protections;
     protections.before_backend();
@@ -143,6 +144,7 @@ Result<Served> bring_up(const ServerJob& job) {
     protections.after_backend();
     auto device = make_device(job, *backend);
     if (!device) return std::unexpected(device.error());
+    if (!job.recovered) created(device->info());
     auto listener = start(job, *device, **backend);
     if (listener) {
         return Served{.device = std::move(*device),

@@ -10,10 +10,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string_view>
 #include <utility>
 
+#include <ashlar/control.h>
+
 #include "base/fd.h"
+#include "cli/server_state.h"
 #include "cli/supervisor.h"
 
 namespace ashlar::cli {
@@ -40,12 +44,16 @@ std::string read_all(int fd) {
     }
 }
 
-bool announce_by_pipe(Fd& pipe, const Result<DeviceId>& result) {
-    const nlohmann::json json = result ? nlohmann::json{{"id", *result}}
-                                       : nlohmann::json{{"error", result.error().message()}};
+// A line each: the device that was created, then that it is usable or what went wrong.
+bool tell(const Fd& pipe, const nlohmann::json& json) {
     // A path in a message need not be UTF-8.
     const auto unreadable = nlohmann::json::error_handler_t::replace;
-    const bool heard = write_all(pipe.get(), json.dump(-1, ' ', false, unreadable));
+    return write_all(pipe.get(), json.dump(-1, ' ', false, unreadable) + "\n");
+}
+
+bool tell_result(Fd& pipe, const Result<DeviceId>& result) {
+    const bool heard = tell(pipe, result ? nlohmann::json{{"id", *result}}
+                                         : nlohmann::json{{"error", result.error().message()}});
     pipe.reset();
     return heard;
 }
@@ -76,9 +84,11 @@ void be_in_the_background() {
 [[noreturn]] void run_background_server(const ServerJob& job, const Log& log, Fd pipe) {
     be_in_the_background();
     close_all_but(pipe.get(), log.descriptor());
-    const int status = run_server(
-        job, log, [&](const Result<DeviceId>& result) { return announce_by_pipe(pipe, result); });
-    std::exit(status);
+    const auto created = [&](const DeviceInfo& device) {
+        static_cast<void>(tell(pipe, {{"created", device.id}, {"identity", device.identity}}));
+    };
+    const auto ready = [&](const Result<DeviceId>& result) { return tell_result(pipe, result); };
+    std::exit(run_server(job, log, {.created = created, .ready = ready}));
 }
 
 std::string how_it_ended(pid_t child) {
@@ -89,8 +99,7 @@ std::string how_it_ended(pid_t child) {
         return fmt::format("the server was killed by signal {} before the device was usable",
                            WTERMSIG(status));
     }
-    return fmt::format("the server ended with status {} before the device was usable",
-                       WEXITSTATUS(status));
+    return "the server ended before the device was usable";
 }
 
 // The child of a fork: the server, or its supervisor.
@@ -100,7 +109,7 @@ std::string how_it_ended(pid_t child) {
     ServerJob held = job;
     auto kept = hold_memory(held);
     if (!kept) {
-        static_cast<void>(announce_by_pipe(pipe, std::unexpected(kept.error())));
+        static_cast<void>(tell_result(pipe, std::unexpected(kept.error())));
         std::exit(1);
     }
     held.supervisor = getpid();
@@ -108,11 +117,36 @@ std::string how_it_ended(pid_t child) {
     if (server == 0) run_background_server(held, log, std::move(pipe));
     if (server < 0) {
         const Error error{.operation = "start the server", .code = errno};
-        static_cast<void>(announce_by_pipe(pipe, std::unexpected(error)));
+        static_cast<void>(tell_result(pipe, std::unexpected(error)));
         std::exit(1);
     }
     pipe.reset();
     std::exit(supervise(server, log));
+}
+
+// The server was killed before its device was usable.
+void remove_unfinished(const nlohmann::json& created) {
+    auto control = Control::open();
+    if (!control) return;
+    const auto id = created["created"].get<DeviceId>();
+    const auto info = control->info(id);
+    if (!info || info->identity != created.value("identity", std::uint64_t{0})) return;
+    static_cast<void>(control->remove(id));
+    remove_state(id, info->identity);
+}
+
+std::expected<DeviceId, std::string> hear(const std::string& told, pid_t child) {
+    nlohmann::json last;
+    std::istringstream lines(told);
+    for (std::string line; std::getline(lines, line);) {
+        auto json = nlohmann::json::parse(line, nullptr, false);
+        if (json.is_object()) last = std::move(json);
+    }
+    if (last.contains("id")) return last["id"].get<DeviceId>();
+    if (last.contains("error")) return std::unexpected(last.value("error", ""));
+    std::string ended = how_it_ended(child);
+    if (last.contains("created")) remove_unfinished(last);
+    return std::unexpected(std::move(ended));
 }
 
 }  // namespace
@@ -134,10 +168,7 @@ std::expected<DeviceId, std::string> launch(const ServerJob& job, const Log& log
         be_the_child(job, log, std::move(writer), supervised);
     }
     writer.reset();
-    const auto json = nlohmann::json::parse(read_all(reader.get()), nullptr, false);
-    if (json.is_object() && json.contains("id")) return json["id"].get<DeviceId>();
-    const std::string ended = how_it_ended(child);
-    return std::unexpected(json.is_object() ? json.value("error", ended) : ended);
+    return hear(read_all(reader.get()), child);
 }
 
 }  // namespace ashlar::cli

@@ -223,7 +223,7 @@ int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& 
     const Fd stopped(eventfd(0, EFD_CLOEXEC));
     if (!stopped.valid()) throw std::system_error(errno, std::generic_category(), "eventfd");
     Waiter waiter(device, stopped.get());
-    if (!announce(device.info().id) && !job.recovered) {
+    if (!announce.ready(device.info().id) && !job.recovered) {
         log.write(Level::warning, "the command that started this server is gone");
         static_cast<void>(take_down(device, log));
         return kFailure;
@@ -252,10 +252,11 @@ int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& 
 
 int run_server(const ServerJob& job, Log log, const Announce& announce) {
     auto signals = take_signals();
-    auto served = signals ? bring_up(job) : Result<Served>(std::unexpected(signals.error()));
+    auto served = signals ? bring_up(job, announce.created)
+                          : Result<Served>(std::unexpected(signals.error()));
     if (!served) {
         log.write(Level::error, served.error().message());
-        static_cast<void>(announce(std::unexpected(served.error())));
+        static_cast<void>(announce.ready(std::unexpected(served.error())));
         return kFailure;
     }
     try {

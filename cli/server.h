@@ -29,9 +29,14 @@ struct ServerJob {
 // What serves the device once more. Errors: a sentence.
 [[nodiscard]] Parsed<ServerJob> job_from_state(const ServerState& state);
 
-// Told once: the device is usable, or why there is none. Answers false when nobody listens any
-// more; a new device is then removed again.
-using Announce = std::function<bool(const Result<DeviceId>&)>;
+// What is told to whoever started the server.
+struct Announce {
+    // A new device exists; it is to be removed if the server ends without a word more.
+    std::function<void(const DeviceInfo&)> created;
+    // Once: the device is usable, or why there is none. Answers false when nobody listens any more;
+    // a new device is then removed again.
+    std::function<bool(const Result<DeviceId>&)> ready;
+};
 
 // Serves until the device is stopped, handed over, or SIGTERM or SIGINT arrives. Answers an exit
 // status.
