@@ -105,8 +105,10 @@ int print_device(DeviceId id, const DeviceOptions& asked, bool as_json) {
     auto info = control->info(id);
     if (!info) return fail(info.error());
     if (info->queues != asked.queues) {
-        complain(fmt::format("note: {} queues instead of {}: the kernel uses at most one per CPU",
-                             info->queues, asked.queues));
+        const bool one_per_cpu = info->queues >= sysconf(_SC_NPROCESSORS_ONLN);
+        complain(fmt::format("note: {} queues instead of {}: {}", info->queues, asked.queues,
+                             one_per_cpu ? "the kernel uses at most one per CPU"
+                                         : "the backend takes no more"));
     }
     if (!as_json) {
         fmt::print("/dev/ublkb{}\n", id);
@@ -134,14 +136,15 @@ int run_add(const AddOptions& options) {
     if (!log) return fail(log.error());
     if (options.foreground) {
         const bool log_shows_errors = options.log_file.empty();
-        return run_server(job, *log, [&](const Result<DeviceId>& result) {
+        const auto ready = [&](const Result<DeviceId>& result) {
             if (result) {
                 const bool printed = print_device(*result, job.device, options.json) == kSuccess;
                 return std::fflush(stdout) == 0 && printed;
             }
             if (!log_shows_errors) complain(result.error().message());
             return true;
-        });
+        };
+        return run_server(job, *log, {.created = [](const DeviceInfo&) {}, .ready = ready});
     }
     const auto id = launch(job, *log, options.supervise);
     if (!id) {

@@ -31,6 +31,10 @@ public:
             default: return IoResult(std::errc::operation_not_supported);
         }
     }
+    void cancel_requests() noexcept override {
+        first_.session->cancel_requests();
+        second_.session->cancel_requests();
+    }
     void close() noexcept override {
         first_.session->close();
         second_.session->close();

@@ -19,6 +19,7 @@ public:
         if (request.op == Op::flush && !failed_.ok()) return std::exchange(failed_, IoResult{});
         return inner_->serve(io, request);
     }
+    void cancel_requests() noexcept override { inner_->cancel_requests(); }
     void close() noexcept override { inner_->close(); }
 
 private:
@@ -46,6 +47,7 @@ public:
     Geometry geometry() const override { return inner_->geometry(); }
     Capabilities capabilities() const override { return inner_->capabilities(); }
     unsigned best_threads() const noexcept override { return inner_->best_threads(); }
+    unsigned sessions_max() const noexcept override { return inner_->sessions_max(); }
     DataAccess data_access() const noexcept override {
         // Not holds: it hands serve() on, and locates nothing itself.
         const bool routes = inner_->data_access() == DataAccess::routes;

@@ -46,6 +46,11 @@ public:
         return nullptr;
     }
 
+    // The device cannot be stopped in time: requests that wait for something else than Io, whose
+    // operations end with ECANCELED now, are to end soon, with ECANCELED or whatever comes first.
+    // So are those that come later.
+    virtual void cancel_requests() noexcept {}
+
     // Called once before the end, when nothing completes any more. Requests may still be waiting,
     // if the device failed; their coroutines are destroyed after this and before the session. From
     // its return on no other thread touches a Completion of theirs.
@@ -69,6 +74,8 @@ public:
     // How many threads serve it best, however many queues there are; 0: one for each queue. For a
     // backend whose requests wait for each other anyway.
     [[nodiscard]] virtual unsigned best_threads() const noexcept { return 0; }
+    // How many sessions it can have open at once; 0: any number. A device then has no more queues.
+    [[nodiscard]] virtual unsigned sessions_max() const noexcept { return 0; }
     // What tells this store from another one of the same size, and stays the same when it is opened
     // again: for a recovery to check. Empty: nothing does.
     [[nodiscard]] virtual std::string identity() const { return {}; }

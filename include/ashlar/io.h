@@ -44,6 +44,8 @@ struct Submission {
         send,
         send_zero_copy,
         recv,
+        sendmsg,
+        recvmsg,
         connect,
         poll,
         sleep,
@@ -56,7 +58,8 @@ struct Submission {
     Kind kind = Kind::read;
     int fd = -1;
     Buffer buffer{};                // the data
-    const void* address = nullptr;  // readv, writev: the iovecs; connect: the socket address
+    // readv, writev: the iovecs; sendmsg, recvmsg: the msghdr; connect: the socket address
+    const void* address = nullptr;
     std::uint64_t offset = 0;       // of a file; for streams it is not looked at
     std::uint64_t length = 0;       // fallocate: bytes; readv, writev, connect: size of *address
     std::uint32_t flags = 0;        // RWF_*, MSG_*, FALLOC_FL_*, POLL*
@@ -87,6 +90,21 @@ public:
 protected:
     Woken() = default;
     ~Woken() = default;
+};
+
+// Told once before the ring's next system call.
+class RoundHook {
+public:
+    virtual void before_round() noexcept = 0;
+
+protected:
+    RoundHook() = default;
+    ~RoundHook() = default;
+
+private:
+    friend class Reactor;
+    RoundHook* next_hook_ = nullptr;
+    bool hooked_ = false;
 };
 
 // One operation of the ring, to be awaited once.
@@ -185,6 +203,25 @@ private:
     std::coroutine_handle<> waiter_ = nullptr;
 };
 
+// Io::round_end makes it.
+class [[nodiscard]] RoundEnd final : public RoundHook {
+public:
+    explicit RoundEnd(IoScope& scope) noexcept : scope_(scope) {}
+    RoundEnd(const RoundEnd&) = delete;
+    RoundEnd& operator=(const RoundEnd&) = delete;
+    ~RoundEnd();
+
+    static bool await_ready() noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> waiter) noexcept;
+    static void await_resume() noexcept {}
+
+    void before_round() noexcept override;
+
+private:
+    IoScope& scope_;
+    std::coroutine_handle<> waiter_ = nullptr;
+};
+
 template <class Call>
 class [[nodiscard]] Offload final : public OffloadedCall {
 public:
@@ -264,6 +301,19 @@ public:
                      .buffer = into,
                      .flags = static_cast<std::uint32_t>(flags)});
     }
+    // sendmsg(2) and recvmsg(2). message and all it names stay valid until the result is there.
+    IoOperation sendmsg(int fd, const msghdr& message, int flags = 0) noexcept {
+        return make({.kind = Submission::Kind::sendmsg,
+                     .fd = fd,
+                     .address = &message,
+                     .flags = static_cast<std::uint32_t>(flags)});
+    }
+    IoOperation recvmsg(int fd, msghdr& message, int flags = 0) noexcept {
+        return make({.kind = Submission::Kind::recvmsg,
+                     .fd = fd,
+                     .address = &message,
+                     .flags = static_cast<std::uint32_t>(flags)});
+    }
     // connect(2). address stays valid until the result is there.
     IoOperation connect(int fd, const sockaddr* address, socklen_t length) noexcept {
         return make(
@@ -278,6 +328,10 @@ public:
     IoOperation sleep(std::chrono::nanoseconds time) noexcept {
         return make({.kind = Submission::Kind::sleep, .time = IoOperation::to_time(time)});
     }
+
+    // Goes on when all that came this round has been started, just before the ring's next system
+    // call: for what is better done once for many requests.
+    RoundEnd round_end() noexcept { return RoundEnd(scope_); }
 
     // Runs call, an IoResult() noexcept, on a thread where it may block. What it captures must be
     // trivial to copy: references and values of request and session.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <string>
 #include <utility>
 
 #include "base/assert.h"
@@ -16,6 +17,21 @@ namespace {
 
 constexpr unsigned kThreadsMost = 1024;
 constexpr unsigned kBuffersOfOneRing = 16'384;
+
+// Each queue has a session for each of its threads.
+Result<std::uint16_t> queues_for(const Backend& backend, const DeviceOptions& options) {
+    const unsigned most = backend.sessions_max();
+    if (most == 0) return options.queues;
+    const unsigned queues = most / options.threads_per_queue;
+    if (queues == 0) {
+        return std::unexpected(
+            Error{.operation = "check settings",
+                  .code = EINVAL,
+                  .detail = "threads per queue is " + std::to_string(options.threads_per_queue) +
+                            "; this backend takes " + std::to_string(most) + " at most"});
+    }
+    return static_cast<std::uint16_t>(std::min<unsigned>(queues, options.queues));
+}
 
 }  // namespace
 
@@ -40,7 +56,10 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOpti
                           .recovery = options.recovery,
                           .offered = *features});
     if (!choice) return std::unexpected(choice.error());
+    auto queues = queues_for(*backend, options);
+    if (!queues) return std::unexpected(queues.error());
     auto state = std::make_shared<State>(std::move(*control), std::move(backend), options);
+    state->options.queues = *queues;
     state->choice = std::move(*choice);
     state->geometry = geometry;
     state->capabilities = capabilities;
@@ -116,6 +135,14 @@ Result<void> Device::State::take_over(DeviceId id) {
     const auto params = control.params(id);
     if (!params) return std::unexpected(params.error());
     if (auto fits = check_backend(*params); !fits) return fits;
+    const auto most = queues_for(*backend, options);
+    if (!most) return std::unexpected(most.error());
+    if (*most < info.queues) {
+        return std::unexpected(error("recover device", EINVAL,
+                                     "the backend takes " + std::to_string(*most) +
+                                         " queues, the device has " + std::to_string(info.queues),
+                                     "give it the backend it was made with"));
+    }
     geometry = params->geometry;
     capabilities = params->capabilities;
     auto made_for =

@@ -98,6 +98,17 @@ void OffloadedCall::woken() noexcept {
     waiter_.resume();
 }
 
+RoundEnd::~RoundEnd() {
+    if (waiter_ != nullptr) scope_.reactor().forget(*this);
+}
+
+void RoundEnd::await_suspend(std::coroutine_handle<> waiter) noexcept {
+    waiter_ = waiter;
+    scope_.reactor().before_round(*this);
+}
+
+void RoundEnd::before_round() noexcept { std::exchange(waiter_, nullptr).resume(); }
+
 void Completion::complete(IoResult result) noexcept {
     result_ = result;
     scope_.reactor().wake(*this);

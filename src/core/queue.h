@@ -84,8 +84,11 @@ public:
     void leave(Leaving how) noexcept;
     // The thread cannot go on: tells the owner, unless the queue has left.
     void fail(int code) noexcept;
-    // Requests that wait for operations of Io get ECANCELED for them.
-    void cancel_requests() noexcept { request_scope_.cancel_all(); }
+    // Requests end soon, with ECANCELED for what they wait for.
+    void cancel_requests() noexcept {
+        request_scope_.cancel_all();
+        session_->cancel_requests();
+    }
     // The thread ends before this queue came home: it lets go of the device. What the kernel may
     // still write to lives until the queue is destroyed, which is after the thread's end.
     void thread_ends() noexcept;

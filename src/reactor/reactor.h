@@ -42,21 +42,6 @@ inline constexpr std::uint32_t notification = 1U << 3;  // of send_zero_copy: th
 }
 }  // namespace completion
 
-// Told once before the reactor's next system call, after before_round(hook).
-class RoundHook {
-public:
-    virtual void before_round() noexcept = 0;
-
-protected:
-    RoundHook() = default;
-    ~RoundHook() = default;
-
-private:
-    friend class Reactor;
-    RoundHook* next_hook_ = nullptr;
-    bool hooked_ = false;
-};
-
 // Thread: all of it belongs to the thread that created it, except post() and wake().
 class Reactor {
 public:

@@ -16,6 +16,7 @@
 #include "base/fd.h"
 #include "reactor/reactor.h"
 #include "reactor/uring_buffer_group.h"
+#include "reactor/uring_submission.h"
 
 namespace ashlar {
 namespace {
@@ -232,7 +233,7 @@ public:
         // A bound is an entry of its own that must leave together with what it bounds.
         if (bounded) make_room(kTogether);
         io_uring_sqe* sqe = next_sqe();
-        fill(sqe, submission);
+        fill_entry(sqe, submission);
         sqe->user_data = reinterpret_cast<std::uintptr_t>(&operation);
         if (!bounded) return;
         sqe->flags |= IOSQE_IO_LINK;
@@ -335,53 +336,6 @@ private:
         // The command lies in the last 16 bytes of an ordinary entry.
         std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
         return sqe;
-    }
-
-    // A transfer to or from memory or a registered buffer.
-    static void fill_transfer(io_uring_sqe* sqe, std::uint8_t opcode, std::uint8_t fixed_opcode,
-                              const Submission& what) noexcept {
-        const Buffer& buffer = what.buffer;
-        const auto* address =
-            reinterpret_cast<const void*>(static_cast<std::uintptr_t>(buffer.address()));
-        io_uring_prep_rw(buffer.is_memory() ? opcode : fixed_opcode, sqe, what.fd, address,
-                         buffer.length(), what.offset);
-        if (!buffer.is_memory()) sqe->buf_index = buffer.index();
-        sqe->rw_flags = static_cast<int>(what.flags);  // also msg_flags
-    }
-
-    static void fill(io_uring_sqe* sqe, const Submission& what) noexcept {
-        using Kind = Submission::Kind;
-        const auto length = static_cast<unsigned>(what.length);
-        switch (what.kind) {
-            case Kind::read: return fill_transfer(sqe, IORING_OP_READ, IORING_OP_READ_FIXED, what);
-            case Kind::write:
-                return fill_transfer(sqe, IORING_OP_WRITE, IORING_OP_WRITE_FIXED, what);
-            case Kind::recv: return fill_transfer(sqe, IORING_OP_RECV, IORING_OP_READ_FIXED, what);
-            case Kind::send: return fill_transfer(sqe, IORING_OP_SEND, IORING_OP_WRITE_FIXED, what);
-            case Kind::send_zero_copy:
-                fill_transfer(sqe, IORING_OP_SEND_ZC, IORING_OP_SEND_ZC, what);
-                if (!what.buffer.is_memory()) sqe->ioprio = IORING_RECVSEND_FIXED_BUF;
-                return;
-            case Kind::readv:
-                return io_uring_prep_rw(IORING_OP_READV, sqe, what.fd, what.address, length,
-                                        what.offset);
-            case Kind::writev:
-                return io_uring_prep_rw(IORING_OP_WRITEV, sqe, what.fd, what.address, length,
-                                        what.offset);
-            case Kind::fsync: return io_uring_prep_fsync(sqe, what.fd, 0);
-            case Kind::fdatasync: return io_uring_prep_fsync(sqe, what.fd, IORING_FSYNC_DATASYNC);
-            case Kind::fallocate:
-                io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, what.fd, nullptr, what.flags,
-                                 what.offset);
-                sqe->addr = what.length;
-                return;
-            case Kind::connect:
-                return io_uring_prep_rw(IORING_OP_CONNECT, sqe, what.fd, what.address, 0,
-                                        what.length);
-            case Kind::poll: return io_uring_prep_poll_add(sqe, what.fd, what.flags);
-            case Kind::sleep: return io_uring_prep_rw(IORING_OP_TIMEOUT, sqe, -1, &what.time, 1, 0);
-        }
-        io_uring_prep_nop(sqe);
     }
 
     // Hands over what is queued until `count` entries are free.

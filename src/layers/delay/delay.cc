@@ -42,6 +42,7 @@ public:
         return serve_later(io, request, time);
     }
 
+    void cancel_requests() noexcept override { inner_->cancel_requests(); }
     void close() noexcept override { inner_->close(); }
 
 private:
@@ -83,6 +84,7 @@ public:
     [[nodiscard]] std::string identity() const override { return inner_->identity(); }
     [[nodiscard]] Capabilities capabilities() const override { return inner_->capabilities(); }
     [[nodiscard]] unsigned best_threads() const noexcept override { return inner_->best_threads(); }
+    [[nodiscard]] unsigned sessions_max() const noexcept override { return inner_->sessions_max(); }
     [[nodiscard]] DataAccess data_access() const noexcept override {
         // Not holds: the engine would take the data from there, and nothing would be delayed.
         return inner_->data_access() == DataAccess::routes ? DataAccess::routes : DataAccess::sees;

@@ -21,6 +21,7 @@ public:
         : cache_(cache), power_cut_(power_cut), inner_can_(inner_can), inner_(std::move(inner)) {}
 
     Task<> serve(Io& io, const Request& request) override;
+    void cancel_requests() noexcept override { inner_->cancel_requests(); }
     void close() noexcept override { inner_->close(); }
 
 private:

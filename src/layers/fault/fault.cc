@@ -79,6 +79,7 @@ public:
         return IoResult::from_errno(fault->code);
     }
 
+    void cancel_requests() noexcept override { inner_->cancel_requests(); }
     void close() noexcept override { inner_->close(); }
 
 private:
@@ -133,6 +134,7 @@ public:
         return can;
     }
     [[nodiscard]] unsigned best_threads() const noexcept override { return inner_->best_threads(); }
+    [[nodiscard]] unsigned sessions_max() const noexcept override { return inner_->sessions_max(); }
     [[nodiscard]] DataAccess data_access() const noexcept override {
         const bool routes =
             inner_->data_access() == DataAccess::routes && !disk_.options.volatile_cache;

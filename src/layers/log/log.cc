@@ -76,6 +76,7 @@ public:
         return change(io, request, record);
     }
 
+    void cancel_requests() noexcept override { inner_->cancel_requests(); }
     void close() noexcept override { inner_->close(); }
 
 private:
@@ -151,6 +152,7 @@ public:
         return can;
     }
     [[nodiscard]] unsigned best_threads() const noexcept override { return inner_->best_threads(); }
+    [[nodiscard]] unsigned sessions_max() const noexcept override { return inner_->sessions_max(); }
     [[nodiscard]] DataAccess data_access() const noexcept override { return DataAccess::sees; }
     [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override {
         auto session = inner_->open_session(io);

@@ -58,6 +58,9 @@ public:
         return moves_data(request) ? transfer(io, request) : spread(io, request, 0);
     }
 
+    void cancel_requests() noexcept override {
+        for (const Member& member : members_) member.session->cancel_requests();
+    }
     void close() noexcept override {
         for (const Member& member : members_) member.session->close();
     }
@@ -213,6 +216,14 @@ public:
             return member->data_access() == DataAccess::routes;
         });
         return all_route ? DataAccess::routes : DataAccess::sees;
+    }
+    [[nodiscard]] unsigned sessions_max() const noexcept override {
+        unsigned least = 0;
+        for (const auto& member : members_) {
+            const unsigned one = member->sessions_max();
+            if (least == 0 || (one != 0 && one < least)) least = one;
+        }
+        return least;
     }
     [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override {
         std::vector<Member> opened;
