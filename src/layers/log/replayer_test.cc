@@ -286,7 +286,7 @@ TEST_F(ReplayerTest, ATornTailIsToldAndTheRestCounts) {
     written(0, 1, 'a');
     log.flushed();
     const auto torn = write(1, 1, 'b');
-    log.bytes.resize(log.bytes.size() - 1);
+    log.bytes.pop_back();
     start();
     EXPECT_NE(advance(), 0U);
     EXPECT_EQ(advance(), 0U);
