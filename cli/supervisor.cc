@@ -31,8 +31,8 @@ using std::chrono::steady_clock;
 
 constexpr milliseconds kFirstDelay{100};
 constexpr milliseconds kLongestDelay{5000};
-// A server that lived so long is not failing again and again.
-constexpr auto kLongLife = 10s;
+// A server that served so long is not failing again and again.
+constexpr auto kLongLife = 1s;
 constexpr int kAttemptsMost = 10;
 constexpr milliseconds kPausedLook{100};
 
@@ -134,11 +134,13 @@ private:
         while (attempts_ < kAttemptsMost && !ending_) {
             if (attempts_ > 0) await_news(delay());
             ++attempts_;
-            began_ = steady_clock::now();
             log_.write(Level::warning,
                        fmt::format("ublk{}: its server, process {}, has ended; starting another",
                                    state.id, state.pid));
-            if (start_next(state)) return true;
+            if (start_next(state)) {
+                began_ = steady_clock::now();
+                return true;
+            }
             const auto now = own_state();
             if (!now || !device_exists(*now)) return true;
         }

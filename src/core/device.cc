@@ -114,10 +114,9 @@ Result<Device> Device::recover(std::shared_ptr<Backend> backend, DeviceId id,
         return std::unexpected(valid.error());
     auto control = Control::open({.timeout = options.timeout});
     if (!control) return std::unexpected(control.error());
-    auto features = control->features();
-    if (!features) return std::unexpected(features.error());
     auto state = std::make_shared<State>(std::move(*control), std::move(backend), options);
-    state->restartable = (*features & kernel::abi::f_quiesce) != 0;
+    // Drivers before 7.0 let only the process that stopped a device map its descriptors again.
+    state->restartable = false;
     if (auto taken = state->take_over(id); !taken) return std::unexpected(taken.error());
     state->choice.choices.threads = state->thread_count();
     return Device(std::move(state));

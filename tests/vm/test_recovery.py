@@ -11,7 +11,7 @@ from pathlib import Path
 
 from support import (DeviceTest, add, ashlar, ashlar_json, kernel_features, wait_until)
 
-ROUNDS = int(os.environ.get("RECOVERY_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("ASHLAR_RECOVERY_ROUNDS", "4"))
 BLOCK = 4096
 
 
@@ -69,9 +69,9 @@ class Supervised(DeviceTest):
         for backend in (["mem", "--size", "64M"], self.file()):
             with self.subTest(backend=backend[0]):
                 device = add(*backend, "--recovery", "reissue", "--supervise", "--queues", "2")
-                load = Load(device, ROUNDS * 1.5 + 2)
+                load = Load(device, ROUNDS * 2 + 2)
                 for _ in range(ROUNDS):
-                    time.sleep(1.5)
+                    time.sleep(2)
                     old = kill_server(device["id"])
                     wait_until(lambda: server_of(device["id"]) not in (old, -1), "a new server")
                 count, longest = load.result()
