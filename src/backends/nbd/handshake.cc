@@ -1,0 +1,215 @@
+#include "backends/nbd/handshake.h"
+
+#include <fcntl.h>
+#include <libnbd.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <algorithm>
+#include <cerrno>
+#include <string_view>
+#include <utility>
+
+namespace ashlar::nbd {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr milliseconds kLook{100};
+constexpr milliseconds kLongest{86'400'000};
+
+bool contains(std::string_view text, std::string_view word) {
+    return text.find(word) != std::string_view::npos;
+}
+
+// libnbd has an errno for some of what goes wrong only.
+int code_of(int code, std::string_view text) {
+    if (code != 0) return code;
+    if (contains(text, "getaddrinfo")) return EHOSTUNREACH;
+    if (contains(text, "gnutls") || contains(text, "TLS")) return EACCES;
+    if (contains(text, "URI")) return EINVAL;
+    return EPROTO;
+}
+
+const char* hint_of(int code) {
+    switch (code) {
+        case ECONNREFUSED: return "is the server running, and on that port or socket?";
+        case ENOENT: return "is the socket's path right, and the export's name? 'ashlar nbd list'";
+        case EHOSTUNREACH: return "check the host's name";
+        case EACCES: return "check certificates, keys and the scheme: nbds:// is with TLS";
+        case ETIMEDOUT: return "is a firewall in between? --timeout says how long it may take";
+        case EINVAL: return "write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH";
+        case EPROTO: return "is that an NBD server?";
+        default: return "";
+    }
+}
+
+Error error_of(const std::string& uri, int code, std::string detail) {
+    return {.operation = "connect to " + uri,
+            .code = code,
+            .detail = std::move(detail),
+            .hint = hint_of(code)};
+}
+
+// What the call that failed just now says, on this thread.
+Error last_error(const std::string& uri) {
+    std::string text = nbd_get_error();
+    const int code = code_of(nbd_get_errno(), text);
+    // "nbd_poll: connect: Connection refused": whose function it was is of no use to anybody.
+    if (text.starts_with("nbd_")) text.erase(0, std::min(text.find(": ") + 2, text.size()));
+    return error_of(uri, code, std::move(text));
+}
+
+Result<void> await_handshake(nbd_handle* handle, const std::string& uri, milliseconds timeout,
+                             const std::atomic<bool>& given_up) {
+    const auto deadline = steady_clock::now() + std::clamp(timeout, milliseconds(1), kLongest);
+    while (nbd_aio_is_connecting(handle) == 1) {
+        if (given_up) return std::unexpected(error_of(uri, ECANCELED, ""));
+        const auto left =
+            std::chrono::duration_cast<milliseconds>(deadline - steady_clock::now()).count();
+        if (left <= 0) return std::unexpected(error_of(uri, ETIMEDOUT, "no answer in time"));
+        const auto look = std::min<std::int64_t>(left, kLook.count());
+        if (nbd_poll(handle, static_cast<int>(look)) < 0) return std::unexpected(last_error(uri));
+    }
+    if (nbd_aio_is_ready(handle) != 1 && nbd_aio_is_negotiating(handle) != 1) {
+        return std::unexpected(error_of(uri, EPROTO, "the server ended the connection"));
+    }
+    return {};
+}
+
+// What was not said is zero, whatever the reason.
+std::uint32_t block_size(nbd_handle* handle, int which) {
+    const std::int64_t size = nbd_get_block_size(handle, which);
+    return size < 0 || size > UINT32_MAX ? 0 : static_cast<std::uint32_t>(size);
+}
+
+Result<Export> ask(nbd_handle* handle, const std::string& uri) {
+    const std::int64_t size = nbd_get_size(handle);
+    if (size < 0) return std::unexpected(last_error(uri));
+    return Export{.size = static_cast<std::uint64_t>(size),
+                  .block_min = std::max(block_size(handle, LIBNBD_SIZE_MINIMUM), 1U),
+                  .block_preferred = block_size(handle, LIBNBD_SIZE_PREFERRED),
+                  .block_max = block_size(handle, LIBNBD_SIZE_MAXIMUM),
+                  .read_only = nbd_is_read_only(handle) == 1,
+                  .flush = nbd_can_flush(handle) == 1,
+                  .fua = nbd_can_fua(handle) == 1,
+                  .trim = nbd_can_trim(handle) == 1,
+                  .write_zeroes = nbd_can_zero(handle) == 1,
+                  .several_connections = nbd_can_multi_conn(handle) == 1,
+                  .rotational = nbd_is_rotational(handle) == 1};
+}
+
+// A host that is gone is noticed although nothing is being asked.
+void keep_alive(int socket, milliseconds timeout) {
+    int domain = 0;
+    socklen_t length = sizeof(domain);
+    getsockopt(socket, SOL_SOCKET, SO_DOMAIN, &domain, &length);
+    if (domain != AF_INET && domain != AF_INET6) return;
+    const int seconds = std::max(1, static_cast<int>(timeout.count() / 1000));
+    const int interval = std::max(1, seconds / 3);
+    const int on = 1;
+    const int probes = 3;
+    setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    setsockopt(socket, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof(seconds));
+    setsockopt(socket, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+    setsockopt(socket, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
+    const auto user_timeout = static_cast<unsigned>(timeout.count());
+    setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof(user_timeout));
+    setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+}
+
+// libnbd has sent and received nothing beyond the handshake: it begins no reply before a request.
+Result<Fd> take_socket(nbd_handle* handle, const std::string& uri) {
+    Fd socket(fcntl(nbd_aio_get_fd(handle), F_DUPFD_CLOEXEC, 3));
+    const int flags = socket.valid() ? fcntl(socket.get(), F_GETFL) : -1;
+    // The ring waits by itself; of a descriptor that does not block it would only ask.
+    if (flags < 0 || fcntl(socket.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) {
+        return std::unexpected(error_of(uri, errno, "take over the socket"));
+    }
+    return socket;
+}
+
+Result<Handle> make_handle(const std::string& uri) {
+    Handle handle(nbd_create());
+    if (handle == nullptr) return std::unexpected(last_error(uri));
+    // Key files are named by who runs the command, not by a server.
+    if (nbd_set_uri_allow_local_file(handle.get(), true) != 0) {
+        return std::unexpected(last_error(uri));
+    }
+    return handle;
+}
+
+struct Listing {
+    std::vector<NbdExport> exports{};
+};
+
+int note_export(void* context, const char* export_name, const char* description) {
+    static_cast<Listing*>(context)->exports.push_back(
+        {.name = export_name, .description = description});
+    return 0;
+}
+
+}  // namespace
+
+void HandleCloser::operator()(nbd_handle* handle) const noexcept { nbd_close(handle); }
+
+Result<Connection> connect(const std::string& uri, milliseconds timeout,
+                           const std::atomic<bool>& given_up) {
+    auto made = make_handle(uri);
+    if (!made) return std::unexpected(made.error());
+    nbd_handle* const handle = made->get();
+    if (nbd_aio_connect_uri(handle, uri.c_str()) != 0) return std::unexpected(last_error(uri));
+    if (auto done = await_handshake(handle, uri, timeout, given_up); !done) {
+        return std::unexpected(done.error());
+    }
+    auto about = ask(handle, uri);
+    if (!about) return std::unexpected(about.error());
+    Connection connection{.about = *about,
+                          .structured = nbd_get_structured_replies_negotiated(handle) == 1};
+    keep_alive(nbd_aio_get_fd(handle), timeout);
+    if (nbd_get_tls_negotiated(handle) == 1) {
+        connection.handle = std::move(*made);
+        return connection;
+    }
+    auto socket = take_socket(handle, uri);
+    if (!socket) return std::unexpected(socket.error());
+    connection.socket = std::move(*socket);
+    return connection;
+}
+
+}  // namespace ashlar::nbd
+
+namespace ashlar {
+
+Result<std::vector<NbdExport>> list_nbd_exports(const std::string& uri,
+                                                std::chrono::milliseconds timeout) {
+    using namespace nbd;
+    auto made = make_handle(uri);
+    if (!made) return std::unexpected(made.error());
+    nbd_handle* const handle = made->get();
+    const std::atomic<bool> never = false;
+    if (nbd_set_opt_mode(handle, true) != 0 || nbd_aio_connect_uri(handle, uri.c_str()) != 0) {
+        return std::unexpected(last_error(uri));
+    }
+    if (auto done = await_handshake(handle, uri, timeout, never); !done) {
+        return std::unexpected(done.error());
+    }
+    Listing listing;
+    if (nbd_opt_list(handle, {.callback = note_export, .user_data = &listing, .free = nullptr}) <
+        0) {
+        return std::unexpected(last_error(uri));
+    }
+    for (NbdExport& one : listing.exports) {
+        // A server may keep what it tells of an export to itself.
+        if (nbd_set_export_name(handle, one.name.c_str()) != 0 || nbd_opt_info(handle) != 0) {
+            continue;
+        }
+        one.size = static_cast<std::uint64_t>(std::max<std::int64_t>(nbd_get_size(handle), 0));
+        one.read_only = nbd_is_read_only(handle) == 1;
+    }
+    nbd_opt_abort(handle);
+    return std::move(listing.exports);
+}
+
+}  // namespace ashlar

@@ -1,0 +1,217 @@
+// The NBD backend: what an export is as a disk, and its requests as calls.
+#include <ashlar/nbd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <limits>
+#include <mutex>
+#include <utility>
+
+#include "backends/nbd/call.h"
+#include "backends/nbd/handshake.h"
+#include "backends/nbd/link.h"
+
+namespace ashlar {
+namespace {
+
+using nbd::Call;
+using nbd::Command;
+using nbd::Connection;
+using nbd::Export;
+using nbd::Link;
+namespace command_flag = nbd::command_flag;
+
+constexpr std::uint32_t kBlockLeast = 512;
+constexpr std::uint32_t kBlockMost = 4096;
+// What every server takes that says nothing else.
+constexpr std::uint32_t kTransferMost = 32U << 20;
+// Of a trim or write_zeroes, whose length has 32 bits.
+constexpr std::uint64_t kRangeMost = std::uint64_t{1} << 30;
+
+Error refuse(const std::string& uri, std::string detail, std::string hint) {
+    return {.operation = "use export " + uri,
+            .code = EINVAL,
+            .detail = std::move(detail),
+            .hint = std::move(hint)};
+}
+
+Result<Geometry> geometry_of(const Export& about, const std::string& uri) {
+    if (!std::has_single_bit(about.block_min) || about.block_min > kBlockMost) {
+        return std::unexpected(refuse(uri,
+                                      "its smallest block has " + std::to_string(about.block_min) +
+                                          " bytes; a disk's has 512 to 4096, a power of two",
+                                      "put nbdkit --filter=blocksize before it"));
+    }
+    const std::uint32_t block = std::max(about.block_min, kBlockLeast);
+    if (about.size == 0 || about.size % block != 0) {
+        return std::unexpected(refuse(
+            uri,
+            "it has " + std::to_string(about.size) +
+                " bytes; a disk has a multiple of its block size, " + std::to_string(block),
+            "put nbdkit --filter=truncate round-up=" + std::to_string(block) + " before it"));
+    }
+    Geometry geometry{.size = about.size, .logical_block_size = block};
+    if (std::has_single_bit(about.block_preferred)) {
+        geometry.physical_block_size = std::clamp(about.block_preferred, block, kBlockMost);
+        geometry.io_opt = about.block_preferred > kBlockMost ? about.block_preferred : 0;
+    }
+    geometry.discard_max = kRangeMost;
+    geometry.write_zeroes_max = kRangeMost;
+    geometry.rotational = about.rotational;
+    return geometry;
+}
+
+std::uint32_t transfer_max_of(const Export& about, const Geometry& geometry) {
+    const std::uint32_t most = about.block_max == 0 ? kTransferMost : about.block_max;
+    return std::max(std::min(most, kTransferMost) / geometry.logical_block_size, 1U) *
+           geometry.logical_block_size;
+}
+
+class NbdSession;
+
+class NbdBackend final : public Backend {
+public:
+    NbdBackend(NbdOptions options, Geometry geometry, Connection first)
+        : options_(std::move(options)),
+          about_(first.about),
+          geometry_(geometry),
+          transfer_max_(transfer_max_of(about_, geometry)),
+          first_(std::move(first)) {}
+
+    [[nodiscard]] std::string_view name() const noexcept override { return "nbd"; }
+    [[nodiscard]] Geometry geometry() const override { return geometry_; }
+    [[nodiscard]] Capabilities capabilities() const override {
+        if (about_.read_only || options_.read_only) return {.read_only = true};
+        return {.flush = about_.flush,
+                .fua = about_.flush && about_.fua,
+                .discard = about_.trim,
+                .write_zeroes = about_.write_zeroes};
+    }
+    [[nodiscard]] DataAccess data_access() const noexcept override { return DataAccess::routes; }
+    [[nodiscard]] unsigned sessions_max() const noexcept override {
+        return about_.several_connections ? 0 : 1;
+    }
+    [[nodiscard]] std::string identity() const override { return "nbd " + options_.uri; }
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override;
+
+private:
+    friend class NbdSession;
+
+    // The connection that was made to look at the export is the first session's.
+    std::optional<Connection> take_first() {
+        const std::lock_guard lock(mutex_);
+        return std::exchange(first_, std::nullopt);
+    }
+
+    const NbdOptions options_;
+    const Export about_;
+    const Geometry geometry_;
+    const std::uint32_t transfer_max_;  // bytes of one read or write
+    std::mutex mutex_;
+    std::optional<Connection> first_;
+};
+
+class NbdSession final : public Session {
+public:
+    NbdSession(NbdBackend& disk, Io& io, Connection connection)
+        : disk_(disk),
+          can_(disk.capabilities()),
+          link_(io, disk.options_, disk.about_, std::move(connection)) {}
+
+    Task<> serve(Io& io, const Request& request) override {
+        if (const int error = refusal(request.op); error != 0) return IoResult::from_errno(error);
+        const bool moves_data = request.op == Op::read || request.op == Op::write;
+        if (moves_data && request.length > disk_.transfer_max_) return serve_parts(io, request);
+        return serve_whole(io, request);
+    }
+
+    void cancel_requests() noexcept override { link_.cancel(); }
+    void close() noexcept override { link_.close(); }
+
+private:
+    [[nodiscard]] int refusal(Op op) const noexcept {
+        switch (op) {
+            case Op::read: return 0;
+            case Op::write: return can_.read_only ? EROFS : 0;
+            case Op::flush: return can_.flush ? 0 : EOPNOTSUPP;
+            case Op::discard: return can_.read_only ? EROFS : can_.discard ? 0 : EOPNOTSUPP;
+            case Op::write_zeroes:
+                return can_.read_only ? EROFS : can_.write_zeroes ? 0 : EOPNOTSUPP;
+            default: return EOPNOTSUPP;
+        }
+    }
+
+    static Call call_of(const Request& request) noexcept {
+        Call call{.offset = request.offset,
+                  .length = static_cast<std::uint32_t>(request.length),
+                  .buffer = request.buffer};
+        switch (request.op) {
+            case Op::write:
+                call.command = Command::write;
+                call.flags = request.fua ? command_flag::fua : std::uint16_t{0};
+                break;
+            case Op::flush: call.command = Command::flush; break;
+            case Op::discard: call.command = Command::trim; break;
+            case Op::write_zeroes:
+                call.command = Command::write_zeroes;
+                call.flags = request.no_unmap ? command_flag::no_hole : std::uint16_t{0};
+                break;
+            default: break;
+        }
+        return call;
+    }
+
+    Task<> serve_whole(Io&, const Request& request) {
+        Call call = call_of(request);
+        co_return co_await link_.answer(call);
+    }
+
+    // What is longer than the server takes at once, one part after the other.
+    Task<> serve_parts(Io&, const Request& request) {
+        Call call = call_of(request);
+        for (std::uint32_t done = 0; done < request.length;) {
+            const auto left = static_cast<std::uint32_t>(request.length - done);
+            call.length = std::min(left, disk_.transfer_max_);
+            call.offset = request.offset + done;
+            call.buffer = request.buffer.part(done, call.length);
+            const IoResult part = co_await link_.answer(call);
+            if (!part.ok()) co_return part;
+            done += call.length;
+        }
+        co_return IoResult();
+    }
+
+    NbdBackend& disk_;
+    const Capabilities can_;
+    Link link_;
+};
+
+Result<std::unique_ptr<Session>> NbdBackend::open_session(Io& io) {
+    auto connection = take_first();
+    if (!connection) {
+        const std::atomic<bool> never = false;
+        auto another = nbd::connect(options_.uri, options_.timeout, never);
+        if (!another) return std::unexpected(another.error());
+        if (another->about != about_) {
+            return std::unexpected(Error{.operation = "connect to " + options_.uri,
+                                         .code = ESTALE,
+                                         .detail = "the export has changed"});
+        }
+        connection = std::move(*another);
+    }
+    return std::make_unique<NbdSession>(*this, io, std::move(*connection));
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Backend>> open_nbd(const NbdOptions& options) {
+    const std::atomic<bool> never = false;
+    auto connection = nbd::connect(options.uri, options.timeout, never);
+    if (!connection) return std::unexpected(connection.error());
+    auto geometry = geometry_of(connection->about, options.uri);
+    if (!geometry) return std::unexpected(geometry.error());
+    return std::make_shared<NbdBackend>(options, *geometry, std::move(*connection));
+}
+
+}  // namespace ashlar
