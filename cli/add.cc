@@ -106,9 +106,9 @@ int print_device(DeviceId id, const DeviceOptions& asked, bool as_json) {
     if (!info) return fail(info.error());
     if (info->queues != asked.queues) {
         const bool one_per_cpu = info->queues >= sysconf(_SC_NPROCESSORS_ONLN);
-        complain(fmt::format("note: {} queues instead of {}: {}", info->queues, asked.queues,
-                             one_per_cpu ? "the kernel uses at most one per CPU"
-                                         : "the backend takes no more"));
+        complain(fmt::format(
+            "note: {} queues instead of {}: {}", info->queues, asked.queues,
+            one_per_cpu ? "the kernel uses at most one per CPU" : "the backend takes no more"));
     }
     if (!as_json) {
         fmt::print("/dev/ublkb{}\n", id);
@@ -190,6 +190,9 @@ void describe_argument(CLI::App& type, const TypeInfo& info, AddOptions& options
     if (info.argument == Argument::path) {
         type.add_option("path", options.backend.path, help)->required()->type_name("PATH");
     }
+    if (info.argument == Argument::uri) {
+        type.add_option("uri", options.backend.uri, help)->required()->type_name("URI");
+    }
     if (info.argument == Argument::members) {
         type.add_option("spec", options.members, help)->required()->type_name("SPEC");
     }
@@ -242,6 +245,7 @@ std::string list_entries(std::span<const BackendEntry> entries) {
         const TypeInfo& info = entry.info;
         std::string parts;
         if (info.argument == Argument::path) parts = "PATH";
+        if (info.argument == Argument::uri) parts = "URI";
         if (info.argument == Argument::members) parts = "[SPEC], [SPEC], ...";
         if (!info.options.empty()) parts += (parts.empty() ? "" : ", ") + list_options(info);
         lines += wrap(fmt::format("  {:<7}", info.name), parts);

@@ -107,6 +107,10 @@ private:
             spec.path = text();
             if (!take(',')) return;
         }
+        if (type.argument == Argument::uri) {
+            spec.uri = text();
+            if (!take(',')) return;
+        }
         do {
             if (type.argument == Argument::members && next_is('[')) {
                 spec.members.push_back(member(type));
@@ -160,6 +164,9 @@ private:
     void check_complete(const TypeInfo& type, const Spec& spec) {
         if (type.argument == Argument::path && spec.path.empty()) {
             complain(fmt::format("{0} needs a path; write {0}:PATH", type.name));
+        }
+        if (type.argument == Argument::uri && spec.uri.empty()) {
+            complain(fmt::format("{0} needs a URI; write {0}:URI", type.name));
         }
         if (type.argument == Argument::members && spec.members.empty()) {
             complain(fmt::format("{0} needs members; write {0}:[SPEC],[SPEC]", type.name));
@@ -257,6 +264,7 @@ std::string format_nested(const Spec& spec, bool nested) {
         parts += part;
     };
     if (!spec.path.empty()) add(escape(spec.path, nested));
+    if (!spec.uri.empty()) add(escape(spec.uri, nested));
     for (const Spec& member : spec.members) add("[" + format_nested(member, true) + "]");
     for (const SpecOption& option : spec.options) {
         add(option.value ? option.key + "=" + escape(*option.value, nested) : option.key);

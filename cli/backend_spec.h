@@ -36,6 +36,7 @@ struct OptionInfo {
 enum class Argument {
     none,
     path,     // PATH, the first after the colon
+    uri,      // URI, the same
     members,  // [SPEC], [SPEC], ...
 };
 
@@ -71,6 +72,7 @@ struct SpecOption {
 struct Spec {
     std::string type;
     std::string path{};                 // Argument::path only
+    std::string uri{};                  // Argument::uri only
     std::vector<Spec> members{};        // Argument::members only
     std::vector<SpecOption> options{};  // as they were given
     std::vector<Spec> layers{};         // the first is the nearest to the backend

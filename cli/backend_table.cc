@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <ashlar/backends.h>
+#include <ashlar/nbd.h>
 
 namespace ashlar::cli {
 namespace {
@@ -60,14 +61,14 @@ OpenBackend prepare_mem(SpecReader& reader, std::vector<OpenBackend>) {
     const MemoryOptions options{.geometry = read_geometry(reader, 0),
                                 .hugepages = reader.has("hugepages"),
                                 .file = file != nullptr ? *file : std::string()};
-    return [options] { return open_memory(options); };
+    return [options](const Report&) { return open_memory(options); };
 }
 
 OpenBackend prepare_null(SpecReader& reader, std::vector<OpenBackend>) {
     constexpr std::uint64_t default_size = std::uint64_t{250} << 30;
     const NullOptions options{.geometry = read_geometry(reader, default_size),
                               .fill = !reader.has("no-fill")};
-    return [options] { return open_null(options); };
+    return [options](const Report&) { return open_null(options); };
 }
 
 // ---- file --------------------------------------------------------------------------------------
@@ -113,7 +114,43 @@ OpenBackend prepare_file(SpecReader& reader, std::vector<OpenBackend>) {
                         "exists is chosen by offset and length",
                         reader.labelled("size"), reader.labelled("create")));
     }
-    return [options] { return open_file(options); };
+    return [options](const Report&) { return open_file(options); };
+}
+
+// ---- nbd ---------------------------------------------------------------------------------------
+
+constexpr std::array kNbdOptions = {
+    OptionInfo{"read-only", "", "Do not write, though the server would let us"},
+    OptionInfo{"reconnect", "SECONDS",
+               "When the connection is lost, requests wait so long for another; then they fail "
+               "with ETIMEDOUT; default: 0, they fail at once"},
+    OptionInfo{"timeout", "SECONDS",
+               "How long the server may take to connect or to answer, before the connection "
+               "counts as lost; default: 30"},
+};
+
+constexpr std::array<std::string_view, 3> kNbdExamples = {
+    "nbd nbd://storage.example/disk1 --queues 2 --reconnect 60",
+    "nbd 'nbd+unix:///?socket=/run/disk.sock'",
+    "nbd 'nbds://alice@storage.example/disk1?tls-psk-file=/etc/keys.psk'",
+};
+
+Level level_of(NbdEvent::Kind kind) {
+    const bool good = kind == NbdEvent::Kind::back || kind == NbdEvent::Kind::resized;
+    return good ? Level::info : Level::warning;
+}
+
+OpenBackend prepare_nbd(SpecReader& reader, std::vector<OpenBackend>) {
+    constexpr std::uint64_t day = 86'400;
+    NbdOptions options{.uri = reader.uri(), .read_only = reader.has("read-only")};
+    options.reconnect = std::chrono::seconds(reader.number("reconnect", 0, day, 0));
+    options.timeout = std::chrono::seconds(reader.number("timeout", 1, day, 30));
+    return [options](const Report& report) mutable {
+        options.on_event = [report](const NbdEvent& event) {
+            report(level_of(event.kind), event.text);
+        };
+        return open_nbd(options);
+    };
 }
 
 // ---- stripe and linear -------------------------------------------------------------------------
@@ -131,10 +168,10 @@ constexpr std::array<std::string_view, 1> kLinearExamples = {
     "linear file:/data/a.img 'stripe:[mem:size=1G],[mem:size=1G|delay:read=1ms]'",
 };
 
-Result<Backends> open_members(const std::vector<OpenBackend>& members) {
+Result<Backends> open_members(const std::vector<OpenBackend>& members, const Report& report) {
     Backends opened;
     for (const OpenBackend& open : members) {
-        auto member = open();
+        auto member = open(report);
         if (!member) return std::unexpected(member.error());
         opened.push_back(std::move(*member));
     }
@@ -144,16 +181,17 @@ Result<Backends> open_members(const std::vector<OpenBackend>& members) {
 OpenBackend prepare_stripe(SpecReader& reader, std::vector<OpenBackend> below) {
     StripeOptions options;
     options.chunk = reader.small_size("chunk", options.chunk);
-    return [options, below = std::move(below)]() -> Result<std::shared_ptr<Backend>> {
-        auto members = open_members(below);
+    return [options,
+            below = std::move(below)](const Report& report) -> Result<std::shared_ptr<Backend>> {
+        auto members = open_members(below, report);
         if (!members) return std::unexpected(members.error());
         return open_stripe(std::move(*members), options);
     };
 }
 
 OpenBackend prepare_linear(SpecReader&, std::vector<OpenBackend> below) {
-    return [below = std::move(below)]() -> Result<std::shared_ptr<Backend>> {
-        auto members = open_members(below);
+    return [below = std::move(below)](const Report& report) -> Result<std::shared_ptr<Backend>> {
+        auto members = open_members(below, report);
         if (!members) return std::unexpected(members.error());
         return open_linear(std::move(*members));
     };
@@ -166,8 +204,8 @@ template <class Options>
 OpenBackend wrap(Result<std::shared_ptr<Backend>> (*open)(std::shared_ptr<Backend>, const Options&),
                  Options options, const std::vector<OpenBackend>& below) {
     return [open, options = std::move(options),
-            open_inner = below.front()]() -> Result<std::shared_ptr<Backend>> {
-        auto inner = open_inner();
+            open_inner = below.front()](const Report& report) -> Result<std::shared_ptr<Backend>> {
+        auto inner = open_inner(report);
         if (!inner) return inner;
         return open(std::move(*inner), options);
     };
@@ -307,6 +345,14 @@ constexpr std::array kBackends = {
                           .options = kFileOptions,
                           .examples = kFileExamples},
                  .prepare = prepare_file},
+    BackendEntry{.info = {.name = "nbd",
+                          .help = "A disk that another program or machine serves by NBD",
+                          .argument = Argument::uri,
+                          .argument_help = "Where: nbd://HOST[:PORT]/EXPORT, nbds:// with TLS, "
+                                           "nbd+unix:///EXPORT?socket=PATH, nbd+vsock://CID/EXPORT",
+                          .options = kNbdOptions,
+                          .examples = kNbdExamples},
+                 .prepare = prepare_nbd},
     BackendEntry{.info = {.name = "stripe",
                           .help = "Chunks on one member after another (RAID 0)",
                           .argument = Argument::members,

@@ -10,11 +10,14 @@
 #include <ashlar/backend.h>
 
 #include "cli/backend_spec.h"
+#include "cli/log.h"
 #include "cli/spec_reader.h"
 
 namespace ashlar::cli {
 
-using OpenBackend = std::function<Result<std::shared_ptr<Backend>>()>;
+// Told what happens to an open backend that whoever runs it should know. Thread: any.
+using Report = std::function<void(Level, const std::string&)>;
+using OpenBackend = std::function<Result<std::shared_ptr<Backend>>(const Report&)>;
 
 struct BackendEntry {
     TypeInfo info;

@@ -13,6 +13,8 @@
 namespace ashlar::cli {
 namespace {
 
+const Report kUnheard = [](Level, const std::string&) {};
+
 Parsed<OpenBackend> prepared(const std::string& text, Written written = Written::as_spec) {
     const auto spec = parse_spec(text, grammar());
     if (!spec) return std::unexpected(spec.error());
@@ -28,7 +30,7 @@ std::shared_ptr<Backend> opened(const std::string& text) {
     const auto open = prepared(text);
     EXPECT_TRUE(open) << text << ": " << open.error();
     if (!open) return nullptr;
-    auto backend = (*open)();
+    auto backend = (*open)(kUnheard);
     EXPECT_TRUE(backend) << text << ": " << backend.error().message();
     return backend ? *backend : nullptr;
 }
@@ -66,12 +68,14 @@ const std::map<std::string_view, std::string> kValues = {{"SIZE", "4K"},
                                                          {"0..1", "0.5"},
                                                          {"NAME", "ENOSPC"},
                                                          {"TIME", "5s"},
+                                                         {"SECONDS", "5"},
                                                          {"PATH", "/dev/shm/disk"}};
 
 // "TYPE:..." with what the type cannot be without, besides this option.
 std::string spec_with(const TypeInfo& type, const OptionInfo& option) {
     std::vector<std::string> parts;
     if (type.argument == Argument::path) parts.push_back("/data/a.img");
+    if (type.argument == Argument::uri) parts.push_back("nbd://storage/disk");
     if (type.argument == Argument::members) parts = {"[mem:size=1M]", "[mem:size=1M]"};
     const auto write = [](const OptionInfo& one) {
         const std::string key(one.key);
@@ -134,7 +138,7 @@ TEST_F(BackendTable, UnknownKeysAreRefusedWithTheListOfThoseAllowed) {
               "delay: 'sync' is no option; allowed are read=LATENCY, write=LATENCY, "
               "flush=LATENCY, discard=LATENCY, write-zeroes=LATENCY, seed=N");
     EXPECT_EQ(refused("floppy"),
-              "'floppy' is no backend; known are mem, null, file, stripe, linear");
+              "'floppy' is no backend; known are mem, null, file, nbd, stripe, linear");
     EXPECT_EQ(refused("null|slow"), "'slow' is no layer; known are delay, fault, log");
 }
 
@@ -242,7 +246,7 @@ TEST_F(BackendTable, NothingIsOpenedByPreparing) {
     EXPECT_FALSE(std::filesystem::exists(path));
     const auto missing = prepared("linear:[mem:size=1M],[file:" + directory() + "/none]");
     ASSERT_TRUE(missing) << missing.error();
-    const auto backend = (*missing)();
+    const auto backend = (*missing)(kUnheard);
     ASSERT_FALSE(backend);
     EXPECT_EQ(backend.error().code, ENOENT);
 }
@@ -274,7 +278,7 @@ TEST_F(BackendTable, MakesALogAndContinuesIt) {
     EXPECT_NE(opened("mem:size=1M|log:" + log), nullptr);
     const auto again = prepared("mem:size=1M|log:" + log + ",create");
     ASSERT_TRUE(again) << again.error();
-    EXPECT_EQ((*again)().error().code, EEXIST);
+    EXPECT_EQ((*again)(kUnheard).error().code, EEXIST);
 }
 
 }  // namespace

@@ -134,12 +134,13 @@ Result<Fd> start(const ServerJob& job, Device& device, const Backend& backend) {
 
 }  // namespace
 
-Result<Served> bring_up(const ServerJob& job,
+Result<Served> bring_up(const ServerJob& job, const Log& log,
                         const std::function<void(const DeviceInfo&)>& created) {
     if (auto made = make_state_directory(); !made) return std::unexpected(made.error());
     Protections protections;
     protections.before_backend();
-    auto backend = job.open_backend();
+    auto backend = job.open_backend(
+        [log](Level level, const std::string& message) { log.write(level, message); });
     if (!backend) return std::unexpected(backend.error());
     protections.after_backend();
     auto device = make_device(job, *backend);

@@ -19,7 +19,7 @@ struct Served {
 
 // On failure a new device is gone again, and a recovered one waits as before. created: see
 // Announce.
-[[nodiscard]] Result<Served> bring_up(const ServerJob& job,
+[[nodiscard]] Result<Served> bring_up(const ServerJob& job, const Log& log,
                                       const std::function<void(const DeviceInfo&)>& created);
 
 }  // namespace ashlar::cli

@@ -5,6 +5,7 @@
 #include <array>
 #include <cerrno>
 #include <ctime>
+#include <utility>
 
 namespace ashlar::cli {
 namespace {
@@ -57,14 +58,21 @@ Result<Log> Log::to_file(const std::string& path) {
     return Log(std::shared_ptr<std::FILE>(file, [](std::FILE* opened) { std::fclose(opened); }));
 }
 
+void Log::set_subject(std::string subject) {
+    const std::lock_guard lock(subject_->mutex);
+    subject_->text = std::move(subject);
+}
+
 void Log::write(Level level, std::string_view message) const {
+    const std::lock_guard lock(subject_->mutex);
+    const std::string& subject = subject_->text;
     if (file_ == nullptr) {
-        syslog(syslog_level(level), "%s: %.*s", subject_.c_str(), static_cast<int>(message.size()),
+        syslog(syslog_level(level), "%s: %.*s", subject.c_str(), static_cast<int>(message.size()),
                message.data());
         return;
     }
     const std::string line =
-        fmt::format("{} {} {}: {}\n", now(), level_name(level), subject_, message);
+        fmt::format("{} {} {}: {}\n", now(), level_name(level), subject, message);
     // A log that cannot be written is no reason to stop serving.
     static_cast<void>(std::fwrite(line.data(), 1, line.size(), file_.get()));
 }

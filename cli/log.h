@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -23,13 +24,17 @@ public:
     // Of the log file; -1 for syslog.
     [[nodiscard]] int descriptor() const { return file_ == nullptr ? -1 : fileno(file_.get()); }
     void write(Level level, std::string_view message) const;
-    // Set before the device exists: "ublk0" in every line.
-    void set_subject(std::string subject) { subject_ = std::move(subject); }
+    // "ublk0" in every line from now on, of copies too.
+    void set_subject(std::string subject);
 
 private:
+    struct Subject {
+        std::mutex mutex;
+        std::string text = "ashlar";
+    };
     explicit Log(std::shared_ptr<std::FILE> file) : file_(std::move(file)) {}
     std::shared_ptr<std::FILE> file_;  // none: syslog
-    std::string subject_ = "ashlar";
+    std::shared_ptr<Subject> subject_ = std::make_shared<Subject>();
 };
 
 }  // namespace ashlar::cli

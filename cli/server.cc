@@ -252,7 +252,7 @@ int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& 
 
 int run_server(const ServerJob& job, Log log, const Announce& announce) {
     auto signals = take_signals();
-    auto served = signals ? bring_up(job, announce.created)
+    auto served = signals ? bring_up(job, log, announce.created)
                           : Result<Served>(std::unexpected(signals.error()));
     if (!served) {
         log.write(Level::error, served.error().message());

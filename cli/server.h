@@ -11,6 +11,7 @@
 #include <ashlar/device.h>
 
 #include "cli/backend_spec.h"
+#include "cli/backend_table.h"
 #include "cli/log.h"
 #include "cli/state_text.h"
 
@@ -18,7 +19,7 @@ namespace ashlar::cli {
 
 struct ServerJob {
     Spec spec;  // of the backend, with layers
-    std::function<Result<std::shared_ptr<Backend>>()> open_backend;
+    OpenBackend open_backend;
     DeviceOptions device;
     std::vector<SpecOption> options;         // the same, as they were given
     std::string log_file;                    // empty: syslog

@@ -25,6 +25,7 @@ public:
     SpecReader(const Spec& spec, std::string label) : spec_(spec), label_(std::move(label)) {}
 
     [[nodiscard]] const std::string& path() const { return spec_.path; }
+    [[nodiscard]] const std::string& uri() const { return spec_.uri; }
     [[nodiscard]] bool has(std::string_view key) const { return find(key) != nullptr; }
     // Null if it is not given.
     [[nodiscard]] const std::string* text(std::string_view key) const;

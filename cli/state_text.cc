@@ -82,19 +82,18 @@ std::optional<ServerState> parse_state(DeviceId id, std::string_view text) {
     auto given = options(json);
     if (!identity || pid.value_or(0) == 0 || !supervisor || !given) return std::nullopt;
     if (!is_plain_word(word(json, "type"))) return std::nullopt;
-    return ServerState{
-        .id = id,
-        .identity = *identity,
-        .pid = *pid,
-        .type = word(json, "type"),
-        .backend = word(json, "backend"),
-        .options = std::move(*given),
-        .size = number(json, "size").value_or(0),
-        .store = word(json, "store"),
-        .log_file = word(json, "log"),
-        .program = word(json, "program"),
-        .supervisor = *supervisor,
-        .paused = json.value("paused", nlohmann::json()) == true};
+    return ServerState{.id = id,
+                       .identity = *identity,
+                       .pid = *pid,
+                       .type = word(json, "type"),
+                       .backend = word(json, "backend"),
+                       .options = std::move(*given),
+                       .size = number(json, "size").value_or(0),
+                       .store = word(json, "store"),
+                       .log_file = word(json, "log"),
+                       .program = word(json, "program"),
+                       .supervisor = *supervisor,
+                       .paused = json.value("paused", nlohmann::json()) == true};
 }
 
 }  // namespace ashlar::cli

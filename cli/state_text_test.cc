@@ -36,7 +36,12 @@ TEST(StateText, WhatOnlyRecoveryNeedsMayBeMissing) {
 }
 
 TEST(StateText, WhatMakesNoSenseIsNone) {
-    for (const char* text : {"", "{", "[]", "7", "null", R"({"version":2})",
+    for (const char* text : {"",
+                             "{",
+                             "[]",
+                             "7",
+                             "null",
+                             R"({"version":2})",
                              R"({"version":2,"identity":5,"pid":17,"type":"mem"})",
                              R"({"version":2,"options":[7],"identity":5,"pid":17,"type":"mem"})",
                              R"({"version":2,"options":[[7]],"identity":5,"pid":17,"type":"mem"})",
