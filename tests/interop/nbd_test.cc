@@ -1,88 +1,113 @@
 // The NBD backend with other people's servers: each serves a fresh disk, and the suite that every
 // backend passes runs on it.
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 #include <cerrno>
-#include <chrono>
-#include <cstdlib>
-#include <filesystem>
-#include <string>
-#include <thread>
-#include <vector>
+#include <fstream>
 
 #include <ashlar/nbd.h>
 
 #include "conformance/backend_conformance.h"
+#include "interop/nbdkit.h"
 
-extern char** environ;
-
-namespace ashlar {
+namespace ashlar::test {
 namespace {
 
-using namespace std::chrono_literals;
-namespace fs = std::filesystem;
-
-// A server in a process of its own, killed at the end.
-class Server {
-public:
-    explicit Server(std::vector<std::string> words) {
-        std::vector<char*> arguments;
-        for (std::string& word : words) arguments.push_back(word.data());
-        arguments.push_back(nullptr);
-        const int failed =
-            posix_spawnp(&process_, arguments[0], nullptr, nullptr, arguments.data(), environ);
-        if (failed != 0) process_ = -1;
-    }
-    Server(const Server&) = delete;
-    Server& operator=(const Server&) = delete;
-    ~Server() {
-        if (process_ <= 0) return;
-        kill(process_, SIGKILL);
-        waitpid(process_, nullptr, 0);
-    }
-    [[nodiscard]] bool started() const { return process_ > 0; }
-
-private:
-    pid_t process_ = -1;
-};
-
-class Nbdkit : public testing::Test {
+class NbdInterop : public testing::Test {
 protected:
-    Nbdkit() {
-        std::string name = (fs::temp_directory_path() / "nbd-XXXXXX").string();
-        directory_ = mkdtemp(name.data());
-    }
-    ~Nbdkit() override { fs::remove_all(directory_); }
+    NbdServer server;
 
-    [[nodiscard]] std::string socket() const { return directory_ + "/socket"; }
-    [[nodiscard]] NbdOptions options() const {
-        return {.uri = "nbd+unix:///?socket=" + socket()};
-    }
-
-    // Each disk is a server of its own.
-    std::string conformance(std::vector<std::string> words, unsigned threads = 4) {
-        std::vector<std::unique_ptr<Server>> servers;
-        const auto open = [&]() -> Result<std::shared_ptr<Backend>> {
-            servers.clear();
-            fs::remove(socket());
-            servers.push_back(std::make_unique<Server>(words));
-            for (int i = 0; i < 1000 && !fs::exists(socket()); ++i) {
-                std::this_thread::sleep_for(5ms);
-            }
-            return open_nbd(options());
+    // start: makes the server of a fresh disk.
+    std::string conformance(const std::function<void()>& start, unsigned threads = 4) {
+        const auto open = [&] {
+            start();
+            return open_nbd({.uri = server.uri()});
         };
-        return test::check_conformance({.open = open, .operations = 500, .threads = threads});
+        return check_conformance({.open = open, .operations = 500, .threads = threads});
     }
-
-    std::string directory_;
+    std::string fresh_file(std::uintmax_t size) const {
+        const std::string path = server.path("disk");
+        std::filesystem::remove(path);
+        std::ofstream(path).close();
+        std::filesystem::resize_file(path, size);
+        return path;
+    }
 };
 
-TEST_F(Nbdkit, MemoryConforms) {
-    EXPECT_EQ(conformance({"nbdkit", "-f", "-U", socket(), "memory", "64M"}), "");
+TEST_F(NbdInterop, NbdkitMemory) {
+    EXPECT_EQ(conformance([&] { server.start_nbdkit({"memory", "64M"}); }), "");
+}
+
+TEST_F(NbdInterop, NbdkitFile) {
+    EXPECT_EQ(conformance([&] { server.start_nbdkit({"file", fresh_file(64 << 20)}); }), "");
+}
+
+// Without structured replies, and one connection only.
+TEST_F(NbdInterop, NbdkitPlainAndSimple) {
+    const auto start = [&] {
+        server.start_nbdkit(
+            {"--no-sr", "--filter=multi-conn", "memory", "64M", "multi-conn-mode=disable"});
+    };
+    EXPECT_EQ(conformance(start, 1), "");
+}
+
+TEST_F(NbdInterop, NbdkitWithSmallRequestsOnly) {
+    const auto start = [&] {
+        server.start_nbdkit({"--filter=blocksize-policy", "memory", "64M",
+                             "blocksize-error-policy=error", "blocksize-minimum=512",
+                             "blocksize-preferred=4096", "blocksize-maximum=65536"});
+    };
+    EXPECT_EQ(conformance(start), "");
+}
+
+TEST_F(NbdInterop, QemuRaw) {
+    const auto start = [&] {
+        server.start({"qemu-nbd", "-t", "-e", "0", "-f", "raw", "--discard=unmap", "-k",
+                      server.socket(), fresh_file(64 << 20)});
+    };
+    EXPECT_EQ(conformance(start), "");
+}
+
+TEST_F(NbdInterop, QemuQcow2) {
+    const auto start = [&] {
+        const std::string path = server.path("disk.qcow2");
+        std::filesystem::remove(path);
+        {
+            const ChildProcess image({"true"});
+        }
+        const std::string make = "qemu-img create -q -f qcow2 " + path + " 64M";
+        ASSERT_EQ(std::system(make.c_str()), 0);
+        server.start({"qemu-nbd", "-t", "-e", "0", "-f", "qcow2", "--discard=unmap", "-k",
+                      server.socket(), path});
+    };
+    EXPECT_EQ(conformance(start), "");
+}
+
+TEST_F(NbdInterop, NbdServer) {
+    const auto start = [&] {
+        std::ofstream(server.path("config"))
+            << "[generic]\nunixsock=" << server.socket() << "\nuser=root\ngroup=root\n"
+            << "[disk]\nexportname=" << fresh_file(64 << 20)
+            << "\nflush=true\nfua=true\ntrim=true\n";
+        server.start({"nbd-server", "-n", "-C", server.path("config"), "-M", "8"});
+    };
+    const auto open = [&] {
+        start();
+        return open_nbd({.uri = server.uri("disk")});
+    };
+    EXPECT_EQ(check_conformance({.open = open, .operations = 500, .threads = 1}), "");
+}
+
+TEST_F(NbdInterop, ListsExports) {
+    server.start({"qemu-nbd", "-t", "-f", "raw", "-r", "-x", "data", "-D", "a disk", "-k",
+                  server.socket(), fresh_file(1 << 20)});
+    const auto exports = list_nbd_exports(server.uri(), std::chrono::seconds(5));
+    ASSERT_TRUE(exports) << exports.error().message();
+    ASSERT_EQ(exports->size(), 1U);
+    EXPECT_EQ(exports->front().name, "data");
+    EXPECT_EQ(exports->front().description, "a disk");
+    EXPECT_EQ(exports->front().size, 1U << 20);
+    EXPECT_TRUE(exports->front().read_only);
 }
 
 }  // namespace
-}  // namespace ashlar
+}  // namespace ashlar::test

@@ -1,0 +1,82 @@
+#include "backends/nbd/handshake.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <cerrno>
+#include <chrono>
+
+#include "interop/nbdkit.h"
+
+namespace ashlar::nbd {
+namespace {
+
+using namespace std::chrono_literals;
+
+class HandshakeTest : public testing::Test {
+protected:
+    test::NbdServer server;
+    std::atomic<bool> given_up = false;
+
+    int error_of(const std::string& uri, const char* word = "") {
+        const auto connection = connect(uri, 5s, given_up);
+        if (connection) return 0;
+        const std::string message = connection.error().message();
+        EXPECT_NE(message.find(word), std::string::npos) << message;
+        EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+        return connection.error().code;
+    }
+};
+
+TEST_F(HandshakeTest, WhatAServerSaysOfItsExport) {
+    server.start_nbdkit({"memory", "1M"});
+    const auto connection = connect(server.uri(), 5s, given_up);
+    ASSERT_TRUE(connection) << connection.error().message();
+    const Export& about = connection->about;
+    EXPECT_EQ(about.size, 1U << 20);
+    EXPECT_TRUE(about.flush && about.fua && about.trim && about.write_zeroes);
+    EXPECT_TRUE(about.several_connections);
+    EXPECT_FALSE(about.read_only);
+    EXPECT_TRUE(connection->structured);
+    EXPECT_TRUE(connection->socket.valid());
+    EXPECT_EQ(connection->handle, nullptr);
+    EXPECT_EQ(fcntl(connection->socket.get(), F_GETFL) & O_NONBLOCK, 0);
+}
+
+TEST_F(HandshakeTest, ReadOnlyAndBlockSizes) {
+    server.start_nbdkit({"-r", "--filter=blocksize-policy", "memory", "1M",
+                         "blocksize-minimum=4096", "blocksize-preferred=8192",
+                         "blocksize-maximum=65536"});
+    const auto connection = connect(server.uri(), 5s, given_up);
+    ASSERT_TRUE(connection) << connection.error().message();
+    EXPECT_TRUE(connection->about.read_only);
+    EXPECT_EQ(connection->about.block_min, 4096U);
+    EXPECT_EQ(connection->about.block_preferred, 8192U);
+    EXPECT_EQ(connection->about.block_max, 65536U);
+}
+
+TEST_F(HandshakeTest, ErrorsSayWhatToDo) {
+    EXPECT_EQ(error_of(server.uri(), "is the socket's path right"), ENOENT);
+    EXPECT_EQ(error_of("nbd://127.0.0.1:1/", "is the server running"), ECONNREFUSED);
+    EXPECT_EQ(error_of("http://here/", "nbd://HOST"), EINVAL);
+    EXPECT_EQ(error_of("nbd+unix:///", "nbd://HOST"), EINVAL);
+    server.start_nbdkit(
+        {"--filter=exportname", "memory", "1M", "exportname-strict=true", "exportname=known"});
+    EXPECT_EQ(error_of(server.uri("unknown"), "export"), ENOENT);
+    EXPECT_EQ(error_of(server.uri("known")), 0);
+}
+
+TEST_F(HandshakeTest, AServerThatSaysNothing) {
+    server.start_nbdkit({"memory", "1M"});
+    server.signal(SIGSTOP);
+    const auto begun = std::chrono::steady_clock::now();
+    const auto connection = connect(server.uri(), 300ms, given_up);
+    ASSERT_FALSE(connection);
+    EXPECT_EQ(connection.error().code, ETIMEDOUT);
+    EXPECT_GE(std::chrono::steady_clock::now() - begun, 299ms);
+    given_up = true;
+    EXPECT_EQ(connect(server.uri(), 1h, given_up).error().code, ECANCELED);
+}
+
+}  // namespace
+}  // namespace ashlar::nbd

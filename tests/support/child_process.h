@@ -1,0 +1,43 @@
+// ChildProcess: a program that runs beside a test, and is killed at its end.
+#pragma once
+
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <vector>
+
+extern char** environ;
+
+namespace ashlar::test {
+
+class ChildProcess {
+public:
+    // Throws when the program is not there.
+    explicit ChildProcess(std::vector<std::string> words) {
+        std::vector<char*> arguments;
+        for (std::string& word : words) arguments.push_back(word.data());
+        arguments.push_back(nullptr);
+        const int failed =
+            posix_spawnp(&process_, arguments[0], nullptr, nullptr, arguments.data(), environ);
+        if (failed != 0) {
+            throw std::runtime_error(words[0] + ": " + std::generic_category().message(failed) +
+                                     "; tools/setup test installs it");
+        }
+    }
+    ChildProcess(const ChildProcess&) = delete;
+    ChildProcess& operator=(const ChildProcess&) = delete;
+    ~ChildProcess() {
+        kill(process_, SIGKILL);
+        waitpid(process_, nullptr, 0);
+    }
+    void signal(int number) const { kill(process_, number); }
+
+private:
+    pid_t process_ = -1;
+};
+
+}  // namespace ashlar::test
