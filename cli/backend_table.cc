@@ -52,7 +52,7 @@ Geometry read_geometry(SpecReader& reader, std::uint64_t default_size) {
     return geometry;
 }
 
-OpenBackend prepare_mem(SpecReader& reader, std::vector<OpenBackend>) {
+OpenBackend prepare_mem(SpecReader& reader, std::vector<OpenBackend>&&) {
     const std::string* file = reader.text("memory-file");
     if (file != nullptr && !file->starts_with('/')) {
         reader.refuse(fmt::format("{} is '{}'; write the whole path, from /",
@@ -64,7 +64,7 @@ OpenBackend prepare_mem(SpecReader& reader, std::vector<OpenBackend>) {
     return [options](const Report&) { return open_memory(options); };
 }
 
-OpenBackend prepare_null(SpecReader& reader, std::vector<OpenBackend>) {
+OpenBackend prepare_null(SpecReader& reader, std::vector<OpenBackend>&&) {
     constexpr std::uint64_t default_size = std::uint64_t{250} << 30;
     const NullOptions options{.geometry = read_geometry(reader, default_size),
                               .fill = !reader.has("no-fill")};
@@ -94,7 +94,7 @@ constexpr std::array<std::string_view, 3> kFileExamples = {
     "file /dev/sdb --offset 1M --length 10G --read-only",
 };
 
-OpenBackend prepare_file(SpecReader& reader, std::vector<OpenBackend>) {
+OpenBackend prepare_file(SpecReader& reader, std::vector<OpenBackend>&&) {
     FileOptions options{.path = reader.path(),
                         .offset = reader.size("offset", 0),
                         .direct = reader.has("direct"),
@@ -129,10 +129,9 @@ constexpr std::array kNbdOptions = {
                "counts as lost; default: 30"},
 };
 
-constexpr std::array<std::string_view, 3> kNbdExamples = {
+constexpr std::array<std::string_view, 2> kNbdExamples = {
     "nbd nbd://storage.example/disk1 --queues 2 --reconnect 60",
     "nbd 'nbd+unix:///?socket=/run/disk.sock'",
-    "nbd 'nbds://alice@storage.example/disk1?tls-psk-file=/etc/keys.psk'",
 };
 
 Level level_of(NbdEvent::Kind kind) {
@@ -140,7 +139,7 @@ Level level_of(NbdEvent::Kind kind) {
     return good ? Level::info : Level::warning;
 }
 
-OpenBackend prepare_nbd(SpecReader& reader, std::vector<OpenBackend>) {
+OpenBackend prepare_nbd(SpecReader& reader, std::vector<OpenBackend>&&) {
     constexpr std::uint64_t day = 86'400;
     NbdOptions options{.uri = reader.uri(), .read_only = reader.has("read-only")};
     options.reconnect = std::chrono::seconds(reader.number("reconnect", 0, day, 0));
@@ -178,7 +177,7 @@ Result<Backends> open_members(const std::vector<OpenBackend>& members, const Rep
     return opened;
 }
 
-OpenBackend prepare_stripe(SpecReader& reader, std::vector<OpenBackend> below) {
+OpenBackend prepare_stripe(SpecReader& reader, std::vector<OpenBackend>&& below) {
     StripeOptions options;
     options.chunk = reader.small_size("chunk", options.chunk);
     return [options,
@@ -189,7 +188,7 @@ OpenBackend prepare_stripe(SpecReader& reader, std::vector<OpenBackend> below) {
     };
 }
 
-OpenBackend prepare_linear(SpecReader&, std::vector<OpenBackend> below) {
+OpenBackend prepare_linear(SpecReader&, std::vector<OpenBackend>&& below) {
     return [below = std::move(below)](const Report& report) -> Result<std::shared_ptr<Backend>> {
         auto members = open_members(below, report);
         if (!members) return std::unexpected(members.error());
@@ -227,7 +226,7 @@ constexpr std::array<std::string_view, 1> kDelayExamples = {
     "mem --size 1G --layer delay:read=10ms,write=exponential/5ms",
 };
 
-OpenBackend prepare_delay(SpecReader& reader, std::vector<OpenBackend> below) {
+OpenBackend prepare_delay(SpecReader& reader, std::vector<OpenBackend>&& below) {
     DelayOptions options;
     options.read = reader.latency("read");
     options.write = reader.latency("write");
@@ -299,7 +298,7 @@ std::vector<Fault> read_faults(SpecReader& reader) {
     return faults;
 }
 
-OpenBackend prepare_fault(SpecReader& reader, std::vector<OpenBackend> below) {
+OpenBackend prepare_fault(SpecReader& reader, std::vector<OpenBackend>&& below) {
     FaultOptions options{.faults = read_faults(reader),
                          .volatile_cache = reader.has("volatile-cache")};
     options.seed = reader.number("seed", 0, UINT64_MAX, options.seed);
@@ -320,7 +319,7 @@ constexpr std::array<std::string_view, 1> kLogExamples = {
     "mem --size 1G --layer log:/data/a.log,create",
 };
 
-OpenBackend prepare_log(SpecReader& reader, std::vector<OpenBackend> below) {
+OpenBackend prepare_log(SpecReader& reader, std::vector<OpenBackend>&& below) {
     const LogOptions options{.path = reader.path(), .create = reader.has("create")};
     return wrap(open_log, options, below);
 }
@@ -345,14 +344,15 @@ constexpr std::array kBackends = {
                           .options = kFileOptions,
                           .examples = kFileExamples},
                  .prepare = prepare_file},
-    BackendEntry{.info = {.name = "nbd",
-                          .help = "A disk that another program or machine serves by NBD",
-                          .argument = Argument::uri,
-                          .argument_help = "Where: nbd://HOST[:PORT]/EXPORT, nbds:// with TLS, "
-                                           "nbd+unix:///EXPORT?socket=PATH, nbd+vsock://CID/EXPORT",
-                          .options = kNbdOptions,
-                          .examples = kNbdExamples},
-                 .prepare = prepare_nbd},
+    BackendEntry{
+        .info = {.name = "nbd",
+                 .help = "A disk that another program or machine serves by NBD",
+                 .argument = Argument::uri,
+                 .argument_help = "Where: nbd://HOST[:PORT]/EXPORT, "
+                                  "nbd+unix:///EXPORT?socket=PATH or nbd+vsock://CID/EXPORT",
+                 .options = kNbdOptions,
+                 .examples = kNbdExamples},
+        .prepare = prepare_nbd},
     BackendEntry{.info = {.name = "stripe",
                           .help = "Chunks on one member after another (RAID 0)",
                           .argument = Argument::members,

@@ -23,7 +23,7 @@ struct BackendEntry {
     TypeInfo info;
     // Reads what was asked for and answers what opens it; opens nothing yet. below: the members, or
     // the one backend that a layer lies on.
-    OpenBackend (*prepare)(SpecReader& reader, std::vector<OpenBackend> below);
+    OpenBackend (*prepare)(SpecReader& reader, std::vector<OpenBackend>&& below);
 };
 [[nodiscard]] std::span<const BackendEntry> backend_entries();
 [[nodiscard]] std::span<const BackendEntry> layer_entries();

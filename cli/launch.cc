@@ -71,18 +71,27 @@ void close_all_but(int one, int other) {
     close_range(next, ~0U, 0);
 }
 
-// The server's own life: a session without terminal, nothing open but what it needs.
-void be_in_the_background() {
+// The server's own life: a session without terminal, nothing open but what it needs. It does not go
+// on with what the caller gave it: whoever reads the caller's output to its end would wait for it.
+Result<void> be_in_the_background() {
     setsid();
+    const Fd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+    if (!null.valid()) return std::unexpected(Error{.operation = "open /dev/null", .code = errno});
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
-        const Fd null(open("/dev/null", O_RDWR));
-        dup2(null.get(), fd);
+        if (dup2(null.get(), fd) >= 0) continue;
+        return std::unexpected(Error{.operation = "let go of the terminal", .code = errno});
     }
     static_cast<void>(chdir("/"));
+    return {};
+}
+
+[[noreturn]] void give_up(Fd& pipe, const Error& error) {
+    static_cast<void>(tell_result(pipe, std::unexpected(error)));
+    std::exit(1);
 }
 
 [[noreturn]] void run_background_server(const ServerJob& job, const Log& log, Fd pipe) {
-    be_in_the_background();
+    if (auto hidden = be_in_the_background(); !hidden) give_up(pipe, hidden.error());
     close_all_but(pipe.get(), log.descriptor());
     const auto created = [&](const DeviceInfo& device) {
         static_cast<void>(tell(pipe, {{"created", device.id}, {"identity", device.identity}}));
@@ -105,21 +114,14 @@ std::string how_it_ended(pid_t child) {
 // The child of a fork: the server, or its supervisor.
 [[noreturn]] void be_the_child(const ServerJob& job, const Log& log, Fd pipe, bool supervised) {
     if (!supervised) run_background_server(job, log, std::move(pipe));
-    be_in_the_background();
+    if (auto hidden = be_in_the_background(); !hidden) give_up(pipe, hidden.error());
     ServerJob held = job;
     auto kept = hold_memory(held);
-    if (!kept) {
-        static_cast<void>(tell_result(pipe, std::unexpected(kept.error())));
-        std::exit(1);
-    }
+    if (!kept) give_up(pipe, kept.error());
     held.supervisor = getpid();
     const pid_t server = fork();
     if (server == 0) run_background_server(held, log, std::move(pipe));
-    if (server < 0) {
-        const Error error{.operation = "start the server", .code = errno};
-        static_cast<void>(tell_result(pipe, std::unexpected(error)));
-        std::exit(1);
-    }
+    if (server < 0) give_up(pipe, {.operation = "start the server", .code = errno});
     pipe.reset();
     std::exit(supervise(server, log));
 }

@@ -18,8 +18,9 @@ constexpr int kErrnoMost = 133;
 template <class Number = std::uint64_t>
 std::optional<Number> parse_number(std::string_view text) {
     Number value = 0;
-    const char* end = text.data() + text.size();
-    const auto parsed = std::from_chars(text.data(), end, value);
+    const char* const first = text.data();
+    const char* const end = first + text.size();
+    const auto parsed = std::from_chars(first, end, value);
     if (parsed.ec != std::errc{} || parsed.ptr != end) return std::nullopt;
     return value;
 }
@@ -188,6 +189,7 @@ std::vector<Op> SpecReader::operations(std::string_view key) {
         const auto found = std::ranges::find(kOps, word, &NamedOp::name);
         if (found == kOps.end()) {
             std::vector<std::string_view> names;
+            names.reserve(kOps.size());
             for (const NamedOp& op : kOps) names.push_back(op.name);
             refuse(fmt::format("{}: '{}' is no operation; allowed are {}, with + between",
                                labelled(key), word, fmt::join(names, ", ")));

@@ -7,8 +7,6 @@
 
 namespace ashlar::sim {
 
-namespace abi = kernel::abi;
-
 void SimDriver::submit(std::shared_ptr<BlockRequest> request) {
     request->queue = static_cast<std::uint16_t>(request->queue % queues_.size());
     if (!disk_ || dying_) {
@@ -84,16 +82,17 @@ void SimDriver::kick_requeued() {
 }
 
 void SimDriver::complete(std::shared_ptr<BlockRequest> request, int error) {
-    Queue& queue = queues_[request->queue];
+    const std::uint16_t at = request->queue;
+    Queue& queue = queues_[at];
     if (queue.by_tag[request->tag] != request) {
-        return finding("a request that is done is completed", request->queue, request->tag);
+        return finding("a request that is done is completed", at, request->tag);
     }
     kernel_.journal.note("completed", request->id, static_cast<unsigned>(error));
     queue.by_tag[request->tag] = nullptr;
     request->started = false;
     --outstanding_;
-    kernel_.timeline.after(1, [request, error] { request->done(error); });
-    kernel_.timeline.after(1, [this, at = request->queue] { begin_waiting(at); });
+    kernel_.timeline.after(1, [request = std::move(request), error] { request->done(error); });
+    kernel_.timeline.after(1, [this, at] { begin_waiting(at); });
     look_again();
 }
 

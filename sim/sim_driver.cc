@@ -244,7 +244,7 @@ void SimDriver::start_cancel() {
 }
 
 void SimDriver::cancel_commands() {
-    for (std::uint16_t at = 0; at < queues_.size(); ++at) {
+    for (std::uint16_t at = 0; at < options_.queues; ++at) {
         Queue& queue = queues_[at];
         if (is_batch()) {
             queue.force_abort = true;
@@ -254,7 +254,7 @@ void SimDriver::cancel_commands() {
             }
             continue;
         }
-        for (std::uint16_t tag = 0; tag < queue.ios.size(); ++tag) cancel_command(at, tag);
+        for (std::uint16_t tag = 0; tag < options_.depth; ++tag) cancel_command(at, tag);
     }
 }
 
@@ -311,9 +311,9 @@ void SimDriver::await_idle(Instant deadline, const Done& done) {
 // ---- The server is gone ------------------------------------------------------------------------
 
 void SimDriver::ring_closed(Ring& ring) {
-    for (std::uint16_t at = 0; at < queues_.size(); ++at) {
+    for (std::uint16_t at = 0; at < options_.queues; ++at) {
         Queue& queue = queues_[at];
-        for (std::uint16_t tag = 0; tag < queue.ios.size() && !is_batch(); ++tag) {
+        for (std::uint16_t tag = 0; tag < options_.depth && !is_batch(); ++tag) {
             if (queue.ios[tag].task != &ring || queue.ios[tag].operation == nullptr) continue;
             start_cancel();
             cancel_command(at, tag);
@@ -343,7 +343,7 @@ void SimDriver::release() {
 
 void SimDriver::work_off_release() {
     bool busy = on_their_way_ != 0;
-    for (Queue& queue : queues_) {
+    for (const Queue& queue : queues_) {
         busy |= queue.dispatching;
         for (const Io& io : queue.ios) busy |= io.registered != 0;
     }
@@ -359,7 +359,7 @@ void SimDriver::work_off_release() {
     }
     set_canceling(true);
     for (Queue& queue : queues_) {
-        for (Io& io : queue.ios) {
+        for (const Io& io : queue.ios) {
             if (io.owned) fail_or_requeue(io.request);
         }
         for (const std::uint16_t tag : std::exchange(queue.arrived, {})) {

@@ -100,9 +100,9 @@ void SimDriver::dispatch(std::uint16_t queue, std::uint16_t tag) {
 
 // What is on its way there arrives, before what is said to the thread from now on.
 void SimDriver::deliver_all(Ring& ring) {
-    for (std::uint16_t at = 0; at < queues_.size(); ++at) {
+    for (std::uint16_t at = 0; at < options_.queues; ++at) {
         Queue& queue = queues_[at];
-        for (std::uint16_t tag = 0; tag < queue.ios.size(); ++tag) {
+        for (std::uint16_t tag = 0; tag < options_.depth; ++tag) {
             const Io& io = queue.ios[tag];
             if (io.on_its_way && io.task == &ring) dispatch(at, tag);
         }
@@ -189,6 +189,10 @@ std::int32_t SimDriver::command(Ring& ring, std::uint32_t opcode, const abi::IoC
     if (is_batch() && opcode != abi::u_io_register_io_buf) {
         return broken("a command for one tag with batch commands", queue, tag, EOPNOTSUPP);
     }
+    // Only the registration of a buffer may go without an answer.
+    if (operation == nullptr && opcode != abi::u_io_register_io_buf) {
+        return broken("a command whose answer nobody awaits", queue, tag, EINVAL);
+    }
     if (number == abi::io_fetch_req) return fetch(ring, io, command, registration, operation);
     if (!is_batch() && io.task != &ring) {
         return broken("from a thread that has not fetched it", queue, tag, EINVAL);
@@ -239,8 +243,8 @@ std::int32_t SimDriver::fetch(Ring& ring, Io& io, const abi::IoCmd& command,
     const std::uint16_t queue = command.q_id;
     const std::uint16_t tag = command.tag;
     const bool needed = !has(abi::f_need_get_data);
-    if (int code = check_address(queue, tag, command.addr, needed); code != 0) return code;
-    if (int code = check_registration(registration, queue, tag); code != 0) return code;
+    if (const int code = check_address(queue, tag, command.addr, needed); code != 0) return code;
+    if (const int code = check_registration(registration, queue, tag); code != 0) return code;
     if (stopping_) return abi::io_res_abort;
     if (ready()) return broken("fetches although all is fetched", queue, tag, EBUSY);
     if (io.active) return broken("fetches twice", queue, tag, EINVAL);
@@ -302,8 +306,8 @@ std::int32_t SimDriver::commit(Ring& ring, Io& io, const abi::IoCmd& command,
     const std::uint16_t queue = command.q_id;
     const std::uint16_t tag = command.tag;
     const bool needed = !has(abi::f_need_get_data) || io.request->op == abi::io_op_read;
-    if (int code = check_address(queue, tag, command.addr, needed); code != 0) return code;
-    if (int code = check_registration(registration, queue, tag); code != 0) return code;
+    if (const int code = check_address(queue, tag, command.addr, needed); code != 0) return code;
+    if (const int code = check_registration(registration, queue, tag); code != 0) return code;
     io.operation = operation;
     io.address = maps() ? command.addr : 0;
     if (std::exchange(io.auto_registered, false)) {

@@ -146,7 +146,7 @@ void SimReactor::land(std::uint64_t id, std::int32_t result, bool drop) {
         result = found->result;
     }
     // The buffer is let go of when the operation is off the list.
-    Flight flight = std::move(*found);
+    const Flight flight = std::move(*found);
     std::erase_if(flights_, [id](const Flight& one) { return one.id == id; });
     post(*flight.operation, result, 0);
 }

@@ -17,7 +17,8 @@ ashlar::sim::SimDriver* find_device(int fd) {
 
 extern "C" {
 
-// NOLINTBEGIN(bugprone-reserved-identifier): the names are the linker's.
+// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): the names are the
+// linker's.
 ssize_t __real_pread(int fd, void* to, size_t count, off_t offset);
 ssize_t __real_pwrite(int fd, const void* from, size_t count, off_t offset);
 
@@ -35,6 +36,6 @@ ssize_t __wrap_pwrite(int fd, const void* from, size_t count, off_t offset) {
     auto* memory = static_cast<std::byte*>(const_cast<void*>(from));
     return device->user_copy(memory, count, static_cast<std::uint64_t>(offset), false);
 }
-// NOLINTEND(bugprone-reserved-identifier)
+// NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp)
 
 }  // extern "C"

@@ -100,7 +100,8 @@ Plan draw_plan(Random& random) {
     if (random.chance(200))
         plan.threads_per_queue =
             static_cast<std::uint16_t>(random.between(1, plan.depth < 3 ? plan.depth : 3));
-    plan.threads = static_cast<unsigned>(random.between(1, plan.queues * plan.threads_per_queue));
+    plan.threads = static_cast<unsigned>(
+        random.between(1, std::uint64_t{plan.queues} * plan.threads_per_queue));
     plan.entries = random.pick<unsigned>({1, 2, 4, 16, 256});
     plan.io_max = random.pick<std::uint32_t>({4096, 8192, 16384});
     draw_acts(random, plan);

@@ -157,7 +157,7 @@ Result<std::int32_t> Control::State::run(Command command, std::vector<std::byte>
         command.path_bytes = static_cast<std::uint16_t>(path.size() + 1);
     }
     auto call = std::make_unique<Call>();
-    call->buffer = std::move(buffer);
+    call->buffer = std::exchange(buffer, {});
     const auto argument = kernel::make_control_command({
         .dev_id = command.device.value_or(kernel::any_device),
         .queue_id = 0xffff,

@@ -34,6 +34,7 @@ public:
     template <class Sync>
     Task<> flush(Io& io, Sync sync) {
         if (running_) {
+            // NOLINTNEXTLINE(misc-const-correctness): awaiting it changes it.
             Wait wait(waiting_);
             co_await wait;
             if (!wait.leads) co_return wait.result;

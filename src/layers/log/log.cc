@@ -67,11 +67,11 @@ public:
         if (request.op == Op::read) return inner_->serve(io, request);
         const auto kind = kind_of(request.op);
         if (!kind) return IoResult::from_errno(EOPNOTSUPP);
-        LogRecord record{.kind = *kind,
-                         .fua = request.fua,
-                         .no_unmap = request.no_unmap,
-                         .queue = request.queue,
-                         .range = {.offset = request.offset, .length = request.length}};
+        const LogRecord record{.kind = *kind,
+                               .fua = request.fua,
+                               .no_unmap = request.no_unmap,
+                               .queue = request.queue,
+                               .range = {.offset = request.offset, .length = request.length}};
         if (record.data_length() > layers::kLogDataMost) return IoResult::from_errno(E2BIG);
         return change(io, request, record);
     }

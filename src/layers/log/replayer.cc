@@ -208,6 +208,7 @@ Result<void> LogReplayer::Replay::add_unflushed(std::uint64_t seed) {
         }
     }
     std::vector<Range> ranges;
+    ranges.reserve(chosen.size());
     for (const auto& [pending, range] : chosen) ranges.push_back(range);
     if (auto saved = image_->save(std::move(ranges)); !saved) return saved;
     for (const auto& [pending, range] : chosen) {
