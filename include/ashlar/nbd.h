@@ -29,8 +29,8 @@ struct NbdEvent {
 };
 
 struct NbdOptions {
-    // nbd://HOST[:PORT]/EXPORT, nbds:// (TLS), nbd+unix:///EXPORT?socket=PATH, nbds+unix://,
-    // nbd+vsock://CID/EXPORT; ?tls-certificates=DIR, ?tls-psk-file=FILE, tls-verify-peer=false.
+    // nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbd+vsock://CID/EXPORT. Not with
+    // TLS, nbds://, yet.
     std::string uri{};
     bool read_only = false;  // also when the export is writable
     // How long requests wait for another connection when one is lost; then they fail with
@@ -52,7 +52,8 @@ struct NbdOptions {
 // breaks that promise unseen.
 //
 // Errors: EINVAL (URI, block size, size), those of connecting (ECONNREFUSED, ETIMEDOUT, ...),
-// ENOENT (no such export), EACCES (TLS), EPROTO (no NBD server).
+// ENOENT (no such export), EACCES (the server demands TLS), EOPNOTSUPP (TLS), EPROTO (no NBD
+// server).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_nbd(const NbdOptions& options);
 
 struct NbdExport {

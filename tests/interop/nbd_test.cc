@@ -82,21 +82,6 @@ TEST_F(NbdInterop, QemuQcow2) {
     EXPECT_EQ(conformance(start), "");
 }
 
-TEST_F(NbdInterop, NbdServer) {
-    const auto start = [&] {
-        std::ofstream(server.path("config"))
-            << "[generic]\nunixsock=" << server.socket() << "\nuser=root\ngroup=root\n"
-            << "[disk]\nexportname=" << fresh_file(64 << 20)
-            << "\nflush=true\nfua=true\ntrim=true\n";
-        server.start({"nbd-server", "-n", "-C", server.path("config"), "-M", "8"});
-    };
-    const auto open = [&] {
-        start();
-        return open_nbd({.uri = server.uri("disk")});
-    };
-    EXPECT_EQ(check_conformance({.open = open, .operations = 500, .threads = 1}), "");
-}
-
 TEST_F(NbdInterop, ListsExports) {
     server.start({"qemu-nbd", "-t", "-f", "raw", "-r", "-x", "data", "-D", "a disk", "-k",
                   server.socket(), fresh_file(1 << 20)});

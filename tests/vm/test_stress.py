@@ -17,6 +17,8 @@ JOBS = 8
 HALF = 32 * MIB  # the first half is written and verified, the second under load
 REMOVAL_SECONDS = 10
 BUSY_REMOVAL_SECONDS = 20  # while other disks are under load too
+# Drivers before 6.16 miss the death of a server whose tags are all busy until a request is so old.
+UNNOTICED_SECONDS = 30
 FIO_ENDS_SECONDS = 30
 
 
@@ -201,7 +203,8 @@ class Rounds(DeviceTest):
                            [device["id"] for device in ashlar_json("list")], "the device is gone")
         seconds = time.monotonic() - begin
         print(f"    {how} of {disk.kind}: {seconds:.2f} s", flush=True)
-        self.assertLess(seconds, BUSY_REMOVAL_SECONDS)
+        missed = how == "kill" and "quiesce" not in kernel_features()
+        self.assertLess(seconds, BUSY_REMOVAL_SECONDS + (UNNOTICED_SECONDS if missed else 0))
         self.assertNotEqual(load.wait(timeout=FIO_ENDS_SECONDS), 0)
 
 

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <algorithm>
 #include <cerrno>
+#include <memory>
 #include <string_view>
 #include <utility>
 
@@ -15,6 +16,11 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
+
+struct HandleCloser {
+    void operator()(nbd_handle* handle) const noexcept { nbd_close(handle); }
+};
+using Handle = std::unique_ptr<nbd_handle, HandleCloser>;
 
 constexpr milliseconds kLook{100};
 constexpr milliseconds kLongest{86'400'000};
@@ -37,7 +43,7 @@ const char* hint_of(int code) {
         case ECONNREFUSED: return "is the server running, and on that port or socket?";
         case ENOENT: return "is the socket's path right, and the export's name? 'ashlar nbd list'";
         case EHOSTUNREACH: return "check the host's name";
-        case EACCES: return "check certificates, keys and the scheme: nbds:// is with TLS";
+        case EACCES: return "does the server demand TLS?";
         case ETIMEDOUT: return "is a firewall in between? --timeout says how long it may take";
         case EINVAL: return "write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH";
         case EPROTO: return "is that an NBD server?";
@@ -152,8 +158,6 @@ int note_export(void* context, const char* export_name, const char* description)
 
 }  // namespace
 
-void HandleCloser::operator()(nbd_handle* handle) const noexcept { nbd_close(handle); }
-
 Result<Connection> connect(const std::string& uri, milliseconds timeout,
                            const std::atomic<bool>& given_up) {
     auto made = make_handle(uri);
@@ -169,8 +173,7 @@ Result<Connection> connect(const std::string& uri, milliseconds timeout,
                           .structured = nbd_get_structured_replies_negotiated(handle) == 1};
     keep_alive(nbd_aio_get_fd(handle), timeout);
     if (nbd_get_tls_negotiated(handle) == 1) {
-        connection.handle = std::move(*made);
-        return connection;
+        return std::unexpected(error_of(uri, EOPNOTSUPP, "TLS is not supported yet"));
     }
     auto socket = take_socket(handle, uri);
     if (!socket) return std::unexpected(socket.error());

@@ -4,15 +4,12 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <memory>
 #include <string>
 
 #include <ashlar/nbd.h>
 #include <ashlar/result.h>
 
 #include "base/fd.h"
-
-struct nbd_handle;
 
 namespace ashlar::nbd {
 
@@ -33,17 +30,11 @@ struct Export {
     friend bool operator==(const Export&, const Export&) = default;
 };
 
-struct HandleCloser {
-    void operator()(nbd_handle* handle) const noexcept;
-};
-using Handle = std::unique_ptr<nbd_handle, HandleCloser>;
-
-// Past the handshake. One of socket and handle is there.
+// Past the handshake.
 struct Connection {
     Export about{};
     bool structured = false;  // reads are answered in chunks
-    Fd socket{};              // in the clear, and ours from here on; blocking
-    Handle handle{};          // what TLS goes through
+    Fd socket{};              // ours from here on; blocking
 };
 
 // given_up: looked at some times a second; ends it with ECANCELED. Thread: any. Errors: open_nbd's.

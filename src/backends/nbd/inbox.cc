@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace ashlar::nbd {
 namespace {
@@ -167,7 +168,8 @@ Inbox::Step Inbox::end_chunk() noexcept {
     if (!done_) return Step::on;
     const bool whole = !is_read() || call_->error != 0 || call_->coverage.complete();
     if (!whole) return broken();
-    caller_.answered(*std::exchange(call_, nullptr), IoResult::from_errno(call_->error));
+    Call& call = *std::exchange(call_, nullptr);
+    caller_.answered(call, IoResult::from_errno(call.error));
     return Step::on;
 }
 

@@ -90,8 +90,9 @@ void Link::cancel() noexcept {
     fail_all(ECANCELED);
 }
 
+// By now nothing runs: a connection that had not ended before was cancelled.
 void Link::close() noexcept {
-    if (connected_) wire_->say_goodbye();
+    if (wire_ != nullptr) wire_->say_goodbye();
 }
 
 // ---- Connections -------------------------------------------------------------------------------
@@ -102,7 +103,7 @@ Task<> Link::run(Io& io, Connection first) {
         const IoResult ended = co_await serve(io, connection);
         connected_ = false;
         if (ended.error() == ECANCELED) co_return ended;
-        lost_ = Clock::now();
+        note_loss();
         const int code = std::exchange(silent_, false) ? ETIMEDOUT : ended.error();
         if (failing_ == 0 && options_.reconnect.count() == 0) {
             failing_ = code;
@@ -121,8 +122,20 @@ Task<> Link::run(Io& io, Connection first) {
     }
 }
 
+// A connection that ends at once, or on which what waits got no further, is no better than none:
+// there is a rest before the next one, and the time that requests may wait goes on.
+void Link::note_loss() noexcept {
+    const Clock::time_point now = Clock::now();
+    if (now - begun_ > delay_) delay_ = milliseconds(0);
+    const Call* const oldest = calls_.first();
+    const std::uint64_t waits = oldest != nullptr ? oldest->cookie : 0;
+    if (waits == 0 || waits != waited_) lost_ = now;
+    waited_ = waits;
+}
+
 // Until the connection ends.
 Task<> Link::serve(Io& io, Connection& connection) {
+    begun_ = quiet_since_ = Clock::now();
     auto wire = open_wire(std::move(connection), *this);
     if (!wire) co_return IoResult::from_errno(wire.error().code);
     wire_ = std::move(*wire);
@@ -135,8 +148,12 @@ Task<> Link::serve(Io& io, Connection& connection) {
 // Until there is another connection to the same export, or the session ends.
 Task<> Link::reconnect(Io& io) {
     last_failure_.clear();
-    milliseconds delay = kFirstDelay;
     for (;;) {
+        if (delay_.count() > 0) {
+            const IoResult slept = co_await io.sleep(delay_);
+            if (!slept.ok()) break;
+        }
+        delay_ = std::clamp(delay_ * 2, kFirstDelay, kLongestDelay);
         const auto call = [this]() noexcept {
             attempt_ = connect(options_.uri, options_.timeout, ending_);
             return IoResult();
@@ -144,9 +161,6 @@ Task<> Link::reconnect(Io& io) {
         const IoResult tried = co_await io.offload(call);
         if (!tried.ok() || ending_) break;
         if (is_back()) co_return IoResult();
-        const IoResult slept = co_await io.sleep(delay);
-        if (!slept.ok()) break;
-        delay = std::min(delay * 2, kLongestDelay);
     }
     if (failing_ == ECANCELED) fail_all(ECANCELED);
     co_return IoResult(std::errc::operation_canceled);
@@ -183,7 +197,6 @@ Task<> Link::watch(Io& io) {
     const milliseconds tick = std::clamp(shorter / kLooks, kShortestTick, kLongestTick);
     std::uint64_t cookie = 0;
     std::uint64_t came = 0;
-    Clock::time_point since;
     for (;;) {
         const IoResult slept = co_await io.sleep(tick);
         if (!slept.ok()) {
@@ -199,8 +212,8 @@ Task<> Link::watch(Io& io) {
         if (oldest == nullptr || oldest->cookie != cookie || oldest->came != came) {
             cookie = oldest != nullptr ? oldest->cookie : 0;
             came = oldest != nullptr ? oldest->came : 0;
-            since = now;
-        } else if (now - since >= options_.timeout) {
+            quiet_since_ = now;
+        } else if (now - quiet_since_ >= options_.timeout) {
             silent_ = true;
             wire_->hang_up();
         }

@@ -60,6 +60,7 @@ private:
 
     Task<> run(Io& io, Connection connection);
     Task<> serve(Io& io, Connection& connection);
+    void note_loss() noexcept;
     Task<> reconnect(Io& io);
     [[nodiscard]] bool is_back();
     Task<> watch(Io& io);
@@ -84,8 +85,12 @@ private:
     std::atomic<bool> ending_ = false;
     std::optional<Result<Connection>> attempt_;  // written by the thread that connects
     std::string last_failure_;
-    Clock::time_point lost_{};
-    Task<> running_;  // the last two: they start at once and use what is above
+    Clock::time_point begun_{};           // the connection
+    Clock::time_point quiet_since_{};     // the server, or the connection has begun since
+    Clock::time_point lost_{};            // from when on requests wait for a connection
+    std::uint64_t waited_ = 0;            // cookie of the oldest call at the last loss; 0: none
+    std::chrono::milliseconds delay_{0};  // before the next attempt
+    Task<> running_;                      // the last two: they start at once and use what is above
     Task<> watching_;
 };
 

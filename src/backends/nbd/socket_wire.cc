@@ -35,8 +35,10 @@ public:
         ended_ = true;
         work_.give();
         const IoResult sent = co_await sending;
-        // If sending failed first, that ended receiving too, which then says less.
-        const bool says_more = received.error() == ECONNRESET && !sent.ok();
+        // If sending failed first, that ended receiving too, which then says less; but a broken
+        // pipe is just that.
+        const bool says_more =
+            received.error() == ECONNRESET && !sent.ok() && sent.error() != EPIPE;
         co_return says_more ? sent : received;
     }
 
@@ -83,7 +85,7 @@ private:
                 if (!went(part)) co_return part;
             }
             mid_message_ = false;
-            sent();
+            left(batch_);
         }
         co_return IoResult{};
     }
@@ -93,6 +95,7 @@ private:
     void gather() noexcept {
         std::size_t pieces = 0;
         batch_ = 0;
+        gone_ = 0;
         registered_ = nullptr;
         while (first_unsent_ != nullptr && batch_ < kTogether && registered_ == nullptr) {
             Call& call = *first_unsent_;
@@ -104,11 +107,13 @@ private:
                                        .cookie = call.cookie,
                                        .offset = call.offset,
                                        .length = call.length});
-            pieces_[pieces++] = {.iov_base = headers_[batch_].data(), .iov_len = kRequestBytes};
+            pieces_[pieces] = {.iov_base = headers_[batch_].data(), .iov_len = kRequestBytes};
+            gone_with_[pieces++] = has_data(call) ? batch_ : batch_ + 1;
             ++batch_;
             if (!has_data(call)) continue;
             if (call.buffer.is_memory()) {
-                pieces_[pieces++] = {.iov_base = call.buffer.data(), .iov_len = call.length};
+                pieces_[pieces] = {.iov_base = call.buffer.data(), .iov_len = call.length};
+                gone_with_[pieces++] = batch_;
             } else {
                 registered_ = &call;
                 registered_left_ = call.length;
@@ -133,8 +138,10 @@ private:
             registered_left_ -= static_cast<std::uint32_t>(count);
             return true;
         }
+        std::size_t gone = gone_;
         while (message_.msg_iovlen != 0 && count >= message_.msg_iov->iov_len) {
             count -= message_.msg_iov->iov_len;
+            gone = gone_with_[static_cast<std::size_t>(message_.msg_iov - pieces_.data())];
             ++message_.msg_iov;
             --message_.msg_iovlen;
         }
@@ -143,12 +150,15 @@ private:
                 static_cast<std::byte*>(message_.msg_iov->iov_base) + count;
             message_.msg_iov->iov_len -= count;
         }
+        left(gone);
         return true;
     }
 
-    void sent() noexcept {
-        for (std::size_t i = 0; i < batch_; ++i) calls_[i]->sent = true;
-        batch_ = 0;
+    // So many of the batch's calls have left as a whole. A server that does one thing after the
+    // other answers these before it takes the others.
+    void left(std::size_t calls) noexcept {
+        if (gone_ == calls) return;
+        while (gone_ < calls) calls_[gone_++]->sent = true;
         settled_.give();
     }
 
@@ -160,7 +170,7 @@ private:
             using Kind = Inbox::Want::Kind;
             if (want.kind == Kind::broken) co_return IoResult(std::errc::protocol_error);
             if (want.kind == Kind::settle) {
-                // A server that answers what it was not asked yet waits for the rest of it.
+                // A server that answers what it was not asked as a whole yet takes the rest of it.
                 if (send_failed_) co_return IoResult(std::errc::connection_reset);
                 if (!is_leaving(*want.call)) co_return IoResult(std::errc::protocol_error);
                 co_await settled_;
@@ -203,7 +213,7 @@ private:
     }
 
     [[nodiscard]] bool is_leaving(const Call& call) const noexcept {
-        for (std::size_t i = 0; i < batch_; ++i) {
+        for (std::size_t i = gone_; i < batch_; ++i) {
             if (calls_[i] == &call) return true;
         }
         return false;
@@ -215,16 +225,18 @@ private:
     Inbox inbox_;
     bool ended_ = false;
     Signal work_;     // there is something to send, or the end
-    Signal settled_;  // a message has left
+    Signal settled_;  // a call has left
     Call* first_unsent_ = nullptr;
     Call* last_unsent_ = nullptr;
     // The message that is leaving.
     bool mid_message_ = false;
     bool send_failed_ = false;
     std::size_t batch_ = 0;  // its calls
+    std::size_t gone_ = 0;   // those of them that have left as a whole
     std::array<Call*, kTogether> calls_{};
     std::array<RequestBytes, kTogether> headers_{};
     std::array<iovec, 2 * kTogether> pieces_{};
+    std::array<std::size_t, 2 * kTogether> gone_with_{};  // with each piece, what gone_ becomes
     msghdr message_{};
     Call* registered_ = nullptr;  // the last one, if its data goes after the message
     std::uint32_t registered_left_ = 0;
