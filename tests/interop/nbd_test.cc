@@ -1,90 +1,99 @@
 // The NBD backend with other people's servers: each serves a fresh disk, and the suite that every
 // backend passes runs on it.
 #include <gtest/gtest.h>
-#include <cerrno>
-#include <fstream>
+#include <chrono>
+#include <string>
+#include <vector>
 
 #include <ashlar/nbd.h>
 
 #include "conformance/backend_conformance.h"
-#include "interop/nbdkit.h"
+#include "interop/served_disk.h"
 
 namespace ashlar::test {
 namespace {
+
+using Program = ServedDisk::Program;
+using Transport = ServedDisk::Transport;
+
+// How many sessions at once: as many as the server takes.
+unsigned threads_of(const std::string& uri) {
+    const auto disk = open_nbd({.uri = uri});
+    return disk && (*disk)->sessions_max() == 1 ? 1 : 4;
+}
+
+class Conforms : public testing::TestWithParam<ServedDisk::Kind> {};
+
+TEST_P(Conforms, ToTheSuite) {
+    ServedDisk disk(GetParam());
+    disk.start();
+    const auto open = [&] {
+        disk.start();
+        return open_nbd({.uri = disk.uri()});
+    };
+    // By TCP, a server that sends in small pieces waits 40 ms for each.
+    const unsigned operations = GetParam().transport == Transport::local ? 500 : 60;
+    EXPECT_EQ(check_conformance(
+                  {.open = open, .operations = operations, .threads = threads_of(disk.uri())}),
+              "");
+}
+
+std::vector<ServedDisk::Kind> all_kinds() {
+    std::vector<ServedDisk::Kind> kinds;
+    for (const Program program : {Program::nbdkit_memory, Program::nbdkit_file, Program::qemu_raw,
+                                  Program::qemu_qcow2, Program::nbd}) {
+        for (const Transport transport : {Transport::local, Transport::tcp}) {
+            kinds.push_back({.program = program, .transport = transport});
+        }
+    }
+    return kinds;
+}
+
+INSTANTIATE_TEST_SUITE_P(Nbd, Conforms, testing::ValuesIn(all_kinds()),
+                         [](const auto& kind) { return ServedDisk::name(kind.param); });
 
 class NbdInterop : public testing::Test {
 protected:
     NbdServer server;
 
-    // start: makes the server of a fresh disk.
-    std::string conformance(const std::function<void()>& start, unsigned threads = 4) {
+    std::string conformance(const std::vector<std::string>& words) {
         const auto open = [&] {
-            start();
+            server.start_nbdkit(words);
             return open_nbd({.uri = server.uri()});
         };
-        return check_conformance({.open = open, .operations = 500, .threads = threads});
-    }
-    std::string fresh_file(std::uintmax_t size) const {
-        const std::string path = server.path("disk");
-        std::filesystem::remove(path);
-        std::ofstream(path).close();
-        std::filesystem::resize_file(path, size);
-        return path;
+        server.start_nbdkit(words);
+        return check_conformance(
+            {.open = open, .operations = 300, .threads = threads_of(server.uri())});
     }
 };
 
-TEST_F(NbdInterop, NbdkitMemory) {
-    EXPECT_EQ(conformance([&] { server.start_nbdkit({"memory", "64M"}); }), "");
-}
-
-TEST_F(NbdInterop, NbdkitFile) {
-    EXPECT_EQ(conformance([&] { server.start_nbdkit({"file", fresh_file(64 << 20)}); }), "");
-}
-
 // Without structured replies, and one connection only.
-TEST_F(NbdInterop, NbdkitPlainAndSimple) {
-    const auto start = [&] {
-        server.start_nbdkit(
-            {"--no-sr", "--filter=multi-conn", "memory", "64M", "multi-conn-mode=disable"});
-    };
-    EXPECT_EQ(conformance(start, 1), "");
+TEST_F(NbdInterop, PlainAndSimple) {
+    EXPECT_EQ(
+        conformance({"--no-sr", "--filter=multi-conn", "memory", "64M", "multi-conn-mode=disable"}),
+        "");
 }
 
-TEST_F(NbdInterop, NbdkitWithSmallRequestsOnly) {
-    const auto start = [&] {
-        server.start_nbdkit({"--filter=blocksize-policy", "memory", "64M",
-                             "blocksize-error-policy=error", "blocksize-minimum=512",
-                             "blocksize-preferred=4096", "blocksize-maximum=65536"});
-    };
-    EXPECT_EQ(conformance(start), "");
+TEST_F(NbdInterop, SmallRequestsOnly) {
+    EXPECT_EQ(conformance({"--filter=blocksize-policy", "memory", "64M",
+                           "blocksize-error-policy=error", "blocksize-minimum=4096",
+                           "blocksize-preferred=4096", "blocksize-maximum=65536"}),
+              "");
 }
 
-TEST_F(NbdInterop, QemuRaw) {
-    const auto start = [&] {
-        server.start({"qemu-nbd", "-t", "-e", "0", "-f", "raw", "--discard=unmap", "-k",
-                      server.socket(), fresh_file(64 << 20)});
-    };
-    EXPECT_EQ(conformance(start), "");
+// What reads as zeroes is sent as data, and not as holes.
+TEST_F(NbdInterop, NoExtents) {
+    EXPECT_EQ(conformance({"--filter=noextents", "memory", "64M"}), "");
 }
 
-TEST_F(NbdInterop, QemuQcow2) {
-    const auto start = [&] {
-        const std::string path = server.path("disk.qcow2");
-        std::filesystem::remove(path);
-        {
-            const ChildProcess image({"true"});
-        }
-        const std::string make = "qemu-img create -q -f qcow2 " + path + " 64M";
-        ASSERT_EQ(std::system(make.c_str()), 0);
-        server.start({"qemu-nbd", "-t", "-e", "0", "-f", "qcow2", "--discard=unmap", "-k",
-                      server.socket(), path});
-    };
-    EXPECT_EQ(conformance(start), "");
+// Answers come late and in another order.
+TEST_F(NbdInterop, Delayed) {
+    EXPECT_EQ(conformance({"--filter=delay", "memory", "64M", "rdelay=2ms", "wdelay=1ms"}), "");
 }
 
-TEST_F(NbdInterop, ListsExports) {
+TEST_F(NbdInterop, ListsExportsOfQemu) {
     server.start({"qemu-nbd", "-t", "-f", "raw", "-r", "-x", "data", "-D", "a disk", "-k",
-                  server.socket(), fresh_file(1 << 20)});
+                  server.socket(), server.fresh_file(1 << 20)});
     const auto exports = list_nbd_exports(server.uri(), std::chrono::seconds(5));
     ASSERT_TRUE(exports) << exports.error().message();
     ASSERT_EQ(exports->size(), 1U);
@@ -92,6 +101,21 @@ TEST_F(NbdInterop, ListsExports) {
     EXPECT_EQ(exports->front().description, "a disk");
     EXPECT_EQ(exports->front().size, 1U << 20);
     EXPECT_TRUE(exports->front().read_only);
+}
+
+TEST_F(NbdInterop, ListsExportsOfNbdkit) {
+    server.start_nbdkit({"--filter=exportname", "memory", "3M", "exportname-list=explicit",
+                         "exportname=one", "exportname=two", "exportdesc=fixed:a disk"});
+    const auto exports = list_nbd_exports(server.uri(), std::chrono::seconds(5));
+    ASSERT_TRUE(exports) << exports.error().message();
+    ASSERT_EQ(exports->size(), 2U);
+    EXPECT_EQ(exports->front().name, "one");
+    EXPECT_EQ(exports->back().name, "two");
+    for (const NbdExport& one : *exports) {
+        EXPECT_EQ(one.description, "a disk");
+        EXPECT_EQ(one.size, 3U << 20);
+        EXPECT_FALSE(one.read_only);
+    }
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
 // ChildProcess: a program that runs beside a test, and is killed at its end.
 #pragma once
 
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <stdexcept>
@@ -28,10 +30,16 @@ public:
                                      "; tools/setup test installs it");
         }
     }
+    // Takes over one that runs already, and need not be a child.
+    explicit ChildProcess(pid_t process) : process_(process) {}
     ChildProcess(const ChildProcess&) = delete;
     ChildProcess& operator=(const ChildProcess&) = delete;
     ~ChildProcess() {
+        const int ended = static_cast<int>(syscall(SYS_pidfd_open, process_, 0));
         kill(process_, SIGKILL);
+        pollfd waiting{.fd = ended, .events = POLLIN, .revents = 0};
+        if (ended >= 0) poll(&waiting, 1, -1);
+        close(ended);
         waitpid(process_, nullptr, 0);
     }
     void signal(int number) const { kill(process_, number); }

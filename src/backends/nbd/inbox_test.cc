@@ -204,6 +204,8 @@ TEST_F(InboxTest, WhatBreaksTheProtocol) {
            [&](auto, auto write) { stream.data_chunk(write, 1024, data, true); });
     broken("a hole of a write", true,
            [&](auto, auto write) { stream.hole(write, 1024, 512, true); });
+    broken("no data", true, [&](auto read, auto) { stream.data_chunk(read, 1024, {}, false); });
+    broken("a hole of nothing", true, [&](auto read, auto) { stream.hole(read, 1024, 0, false); });
     broken("before it", true, [&](auto read, auto) { stream.data_chunk(read, 1023, data, false); });
     broken("behind it", true, [&](auto read, auto) { stream.data_chunk(read, 2000, data, false); });
     broken("twice the same", true, [&](auto read, auto) {
@@ -214,6 +216,10 @@ TEST_F(InboxTest, WhatBreaksTheProtocol) {
     broken("half of it", true, [&](auto read, auto) { stream.data_chunk(read, 1024, data, true); });
     broken("nothing of it", true, [&](auto read, auto) { stream.none(read); });
     broken("none that is not the last", true, [&](auto, auto write) { stream.none(write, false); });
+    broken("an error that is none", true, [&](auto read, auto) { stream.error(read, 0, true); });
+    broken("a message that is not there", true, [&](auto read, auto) {
+        stream.chunk(read, 0x8001, 6, true).number(EIO, 4).number(1, 2);
+    });
     broken("errors without end", true, [&](auto, auto write) {
         for (int i = 0; i < 65; ++i) stream.error(write, EIO, false);
     });

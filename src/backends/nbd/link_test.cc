@@ -38,9 +38,7 @@ protected:
     }
 
     void serve(std::uint64_t size = kSize, std::vector<std::string> more = {}) {
-        {
-            std::ofstream(server.path("disk"), std::ios::app).close();
-        }
+        { std::ofstream(server.path("disk"), std::ios::app).close(); }
         std::filesystem::resize_file(server.path("disk"), size);
         more.insert(more.end(), {"file", server.path("disk")});
         server.start_nbdkit(std::move(more));
@@ -146,9 +144,10 @@ TEST_F(LinkTest, RequestsWaitNoLongerThanTheyShall) {
     const auto begun = Clock::now();
     EXPECT_EQ(read(0), ETIMEDOUT);
     EXPECT_GE(Clock::now() - begun, 290ms);
-    const auto late = Clock::now();
-    EXPECT_EQ(read(0), ETIMEDOUT);
-    EXPECT_LT(Clock::now() - late, 100ms);
+    std::byte data[512];
+    const Task<> late = ask(ring.io(), Command::read, 0, 512, data);
+    EXPECT_TRUE(late.done()) << "those that come later do not wait at all";
+    EXPECT_EQ(late.result().error(), ETIMEDOUT);
     EXPECT_TRUE(told(Kind::overdue));
     serve();
     ring.run_until([&] {
@@ -186,6 +185,7 @@ TEST_F(LinkTest, CancelEndsWhatWaits) {
     run_for(20ms);
     EXPECT_FALSE(waiting.done());
     link->cancel();
+    EXPECT_FALSE(waiting.done()) << "the connection may still be using its buffer";
     EXPECT_EQ(ring.run(std::move(waiting)).error(), ECANCELED);
     EXPECT_EQ(read(0), ECANCELED);
     server.signal(SIGCONT);
@@ -361,10 +361,10 @@ TEST_F(ScriptedLinkTest, WithoutReconnectALiarIsTheEnd) {
 
 // Connecting works, and nothing else does: that is no connection, and not tried without end.
 TEST_F(ScriptedLinkTest, AServerThatAlwaysHangsUp) {
-    open_to([](Peer& peer, unsigned) { peer.request(); }, 500ms);
+    open_to([](Peer& peer, unsigned) { peer.request(); }, 1500ms);
     const auto begun = Clock::now();
     EXPECT_EQ(read(0), ETIMEDOUT);
-    EXPECT_LT(Clock::now() - begun, 2s);
+    EXPECT_LT(Clock::now() - begun, 4s);
     EXPECT_TRUE(told(Kind::overdue));
     EXPECT_LT(scripted->connections(), 30U);
 }

@@ -1,10 +1,15 @@
 #include <ashlar/nbd.h>
 
 #include <gtest/gtest.h>
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "backends/nbd/test_server.h"
 #include "interop/nbdkit.h"
 #include "support/ring_runner.h"
 
@@ -96,6 +101,134 @@ TEST_F(NbdTest, TheServersErrorIsTheCallers) {
     ring.cancel();
     ring.run_until([&] { return ring.scope().idle(); });
     (*session)->close();
+}
+
+TEST_F(NbdTest, ReadOnlyBecauseWeSaySo) {
+    server.start_nbdkit({"memory", "1M"});
+    const auto opened = open_nbd({.uri = server.uri(), .read_only = true});
+    ASSERT_TRUE(opened);
+    EXPECT_TRUE((*opened)->capabilities().read_only);
+    test::RingRunner ring;
+    auto session = (*opened)->open_session(ring.io());
+    ASSERT_TRUE(session);
+    std::vector<std::byte> data(512, std::byte{1});
+    Request request{.length = 512, .op = Op::write, .buffer = Buffer::memory(data.data(), 512)};
+    for (const Op op : {Op::write, Op::discard, Op::write_zeroes}) {
+        request.op = op;
+        EXPECT_EQ(ring.run((*session)->serve(ring.io(), request)).error(), EROFS);
+    }
+    request.op = Op::read;
+    EXPECT_EQ(ring.run((*session)->serve(ring.io(), request)).error(), 0);
+    EXPECT_EQ(data[0], std::byte{0});
+    ring.cancel();
+    ring.run_until([&] { return ring.scope().idle(); });
+    (*session)->close();
+}
+
+TEST_F(NbdTest, SizesThatAreNoDisks) {
+    const std::string odd = refusal({"memory", "1000"});
+    EXPECT_NE(odd.find("1000 bytes"), std::string::npos) << odd;
+    EXPECT_NE(odd.find("nbdkit --filter=truncate round-up=512"), std::string::npos) << odd;
+    const std::string nothing = refusal({"memory", "0"});
+    EXPECT_NE(nothing.find("0 bytes"), std::string::npos) << nothing;
+    const std::string blocks =
+        refusal({"--filter=blocksize-policy", "memory", "1049088", "blocksize-minimum=4096",
+                 "blocksize-preferred=4096", "blocksize-maximum=1M"});
+    EXPECT_NE(blocks.find("round-up=4096"), std::string::npos) << blocks;
+    // What the message says to do helps.
+    EXPECT_NE(open({"--filter=truncate", "memory", "1000", "round-up=512"}), nullptr);
+}
+
+// ---- What reaches the server -------------------------------------------------------------------
+
+using nbd::Command;
+using nbd::Peer;
+using nbd::RequestHeader;
+using nbd::TestServer;
+
+struct Seen {
+    Command command = Command::read;
+    std::uint16_t flags = 0;
+    std::uint64_t offset = 0;
+    std::uint32_t length = 0;
+
+    friend bool operator==(const Seen&, const Seen&) = default;
+};
+
+TEST(NbdRequestsTest, EachIsWhatWasAsked) {
+    std::vector<Seen> seen;
+    const auto look = [&](Peer& peer, unsigned) {
+        while (const auto asked = peer.request()) {
+            const RequestHeader& header = asked->header;
+            seen.push_back({header.command, header.flags, header.offset, header.length});
+            if (header.command == Command::disconnect) return;
+            peer.answer(*asked);
+        }
+    };
+    constexpr std::uint32_t long_one = (32U << 20) + 512;
+    {
+        TestServer server(64 << 20, look);
+        const auto opened = open_nbd({.uri = server.uri()});
+        ASSERT_TRUE(opened) << opened.error().message();
+        EXPECT_EQ((*opened)->sessions_max(), 1U);
+        test::RingRunner ring;
+        auto session = (*opened)->open_session(ring.io());
+        ASSERT_TRUE(session);
+        std::vector<std::byte> data(long_one, std::byte{1});
+        const Buffer block = Buffer::memory(data.data(), 512);
+        const Buffer all = Buffer::memory(data.data(), long_one);
+        const std::vector<Request> requests{
+            {.offset = 1024, .length = 512, .op = Op::write, .buffer = block},
+            {.offset = 1024, .length = 512, .op = Op::write, .fua = true, .buffer = block},
+            {.op = Op::flush},
+            {.offset = 4096, .length = 1 << 30, .op = Op::discard},
+            {.offset = 4096, .length = 8192, .op = Op::write_zeroes},
+            {.offset = 4096, .length = 8192, .op = Op::write_zeroes, .no_unmap = true},
+            {.offset = 512, .length = long_one, .op = Op::write, .fua = true, .buffer = all},
+            {.offset = 512, .length = long_one, .op = Op::read, .buffer = all},
+        };
+        for (const Request& request : requests) {
+            EXPECT_EQ(ring.run((*session)->serve(ring.io(), request)).error(), 0);
+        }
+        EXPECT_TRUE(std::ranges::all_of(data, [](auto byte) { return byte == std::byte{0x5a}; }));
+        ring.cancel();
+        ring.run_until([&] { return ring.scope().idle(); });
+        (*session)->close();
+        session->reset();
+    }
+    using namespace nbd::command_flag;
+    const std::vector<Seen> expected{
+        {Command::write, 0, 1024, 512},
+        {Command::write, fua, 1024, 512},
+        {Command::flush, 0, 0, 0},
+        {Command::trim, 0, 4096, 1 << 30},
+        {Command::write_zeroes, 0, 4096, 8192},
+        {Command::write_zeroes, no_hole, 4096, 8192},
+        {Command::write, fua, 512, 32 << 20},
+        {Command::write, fua, 512 + (32 << 20), 512},
+        {Command::read, 0, 512, 32 << 20},
+        {Command::read, 0, 512 + (32 << 20), 512},
+        {Command::disconnect, 0, 0, 0},
+    };
+    EXPECT_EQ(seen, expected);
+}
+
+TEST(NbdRequestsTest, AnotherSessionIsForTheSameExport) {
+    TestServer server(1 << 20, [](Peer& peer, unsigned) { peer.answer_all(); });
+    const auto opened = open_nbd({.uri = server.uri()});
+    ASSERT_TRUE(opened) << opened.error().message();
+    test::RingRunner ring;
+    {
+        auto first = (*opened)->open_session(ring.io());
+        ASSERT_TRUE(first);
+        ring.cancel();
+        ring.run_until([&] { return ring.scope().idle(); });
+        (*first)->close();
+    }
+    server.set_size(2 << 20);
+    const auto second = (*opened)->open_session(ring.io());
+    ASSERT_FALSE(second);
+    EXPECT_EQ(second.error().code, ESTALE);
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ public:
         : socket_(std::move(socket)), zeroes_(std::move(zeroes)), inbox_(caller, structured) {}
 
     Task<> run(Io& io) override {
-        Task<> sending = send_all(io);
+        Task<> sending = send_all(io);  // NOLINT(misc-const-correctness): it is awaited below
         const IoResult received = co_await receive_all(io);
         if (received.error() != ECANCELED) hang_up();
         ended_ = true;

@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -30,6 +31,11 @@ using namespace std::chrono_literals;
 class SocketWireTest : public testing::Test, public Caller {
 protected:
     explicit SocketWireTest(bool structured = true) {
+        // As a queue's thread has it: a registered buffer goes as write(2) does, with SIGPIPE.
+        sigset_t pipe;
+        sigemptyset(&pipe);
+        sigaddset(&pipe, SIGPIPE);
+        pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
         int ends[2];
         EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
         server = Fd(ends[1]);
@@ -263,7 +269,7 @@ TEST_F(SocketWireTest, AnAnswerToWhatIsLeavingWaits) {
     std::vector<std::byte> data(length);
     send(Command::write, Buffer::memory(data.data(), length));
     send(Command::flush);
-    answer(Stream().none(2).none(1));
+    answer(Stream().none(1).none(2));
     ring.run_once();
     ring.run_once();
     EXPECT_TRUE(results.empty());
@@ -296,8 +302,9 @@ TEST_F(SocketWireTest, NoGoodbyeInTheMiddleOfAMessage) {
     EXPECT_EQ(end(), ECANCELED);
     const std::size_t sent = unread();
     EXPECT_LT(sent, length);
+    take(sent);
     wire->say_goodbye();
-    EXPECT_EQ(unread(), sent);
+    EXPECT_EQ(unread(), 0U);
 }
 
 // ---- Anything, against a server that does one thing after the other ---------------------------
