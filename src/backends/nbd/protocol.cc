@@ -16,8 +16,7 @@ constexpr std::uint16_t kDone = 1U << 0;
 constexpr std::uint16_t kNone = 0;
 constexpr std::uint16_t kData = 1;
 constexpr std::uint16_t kHole = 2;
-constexpr std::uint16_t kError = 0x8001;
-constexpr std::uint16_t kErrorOffset = 0x8002;
+constexpr std::uint16_t kErrorBit = 1U << 15;  // of every kind that tells one
 
 template <std::unsigned_integral T>
 T read(std::span<const std::byte> bytes, std::size_t at) noexcept {
@@ -44,7 +43,7 @@ std::optional<ReplyHeader::Kind> chunk_kind(std::uint16_t type, std::uint32_t le
         default: break;
     }
     // Error kinds that are not known are errors all the same, and begin like the others.
-    const bool is_error = (type & 0x8000) != 0 && length >= 6 && length <= kErrorBytesMax;
+    const bool is_error = (type & kErrorBit) != 0 && length >= 6 && length <= kErrorBytesMax;
     return is_error ? std::optional(Kind::error) : std::nullopt;
 }
 
