@@ -29,8 +29,12 @@ struct NbdEvent {
 };
 
 struct NbdOptions {
-    // nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbd+vsock://CID/EXPORT. Not with
-    // TLS, nbds://, yet.
+    // nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbd+vsock://CID[:PORT]/EXPORT; nbds
+    // in place of nbd: through TLS, and not without. Then one of these says whom to trust:
+    // ?tls-certificates=DIRECTORY, with ca-cert.pem, and with client-cert.pem and client-key.pem if
+    // the server wants to know who asks; or USER@ before the host and ?tls-psk-file=PATH. The
+    // certificate must be for the host that the URI names. A Unix socket names none, and whoever
+    // listens there is believed, unless a key of the file proves who it is.
     std::string uri{};
     bool read_only = false;  // also when the export is writable
     // How long requests wait for another connection when one is lost; then they fail with
@@ -52,8 +56,8 @@ struct NbdOptions {
 // breaks that promise unseen.
 //
 // Errors: EINVAL (URI, block size, size), those of connecting (ECONNREFUSED, ETIMEDOUT, ...),
-// ENOENT (no such export), EACCES (the server demands TLS), EOPNOTSUPP (TLS), EPROTO (no NBD
-// server).
+// ENOENT (no such export), EACCES (TLS: the server demands it or does not have it, or
+// one of both is not trusted), EPROTO (no NBD server).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_nbd(const NbdOptions& options);
 
 struct NbdExport {

@@ -15,6 +15,7 @@ namespace {
 
 using Program = ServedDisk::Program;
 using Transport = ServedDisk::Transport;
+using Security = ServedDisk::Security;
 
 // How many sessions at once: as many as the server takes.
 unsigned threads_of(const std::string& uri) {
@@ -44,7 +45,12 @@ std::vector<ServedDisk::Kind> all_kinds() {
                                   Program::qemu_qcow2, Program::nbd}) {
         for (const Transport transport : {Transport::local, Transport::tcp}) {
             kinds.push_back({.program = program, .transport = transport});
+            kinds.push_back(
+                {.program = program, .transport = transport, .security = Security::certificates});
         }
+    }
+    for (const Program program : {Program::nbdkit_memory, Program::qemu_raw}) {
+        kinds.push_back({.program = program, .security = Security::psk});
     }
     return kinds;
 }

@@ -1,26 +1,21 @@
 #include "backends/nbd/handshake.h"
 
 #include <fcntl.h>
-#include <libnbd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <algorithm>
 #include <cerrno>
-#include <memory>
 #include <string_view>
 #include <utility>
+
+#include "backends/nbd/trust.h"
 
 namespace ashlar::nbd {
 namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
-
-struct HandleCloser {
-    void operator()(nbd_handle* handle) const noexcept { nbd_close(handle); }
-};
-using Handle = std::unique_ptr<nbd_handle, HandleCloser>;
 
 constexpr milliseconds kLook{100};
 constexpr milliseconds kLongest{86'400'000};
@@ -31,19 +26,21 @@ bool contains(std::string_view text, std::string_view word) {
 
 // libnbd has an errno for some of what goes wrong only.
 int code_of(int code, std::string_view text) {
+    if (contains(text, "gnutls") || contains(text, "TLS")) return EACCES;
     if (code != 0) return code;
     if (contains(text, "getaddrinfo")) return EHOSTUNREACH;
-    if (contains(text, "gnutls") || contains(text, "TLS")) return EACCES;
     if (contains(text, "URI")) return EINVAL;
     return EPROTO;
 }
 
-const char* hint_of(int code) {
+const char* hint_of(int code, std::string_view text) {
+    if (contains(text, "requires TLS")) return "write nbds in place of nbd";
+    if (contains(text, "refused TLS")) return "write nbd in place of nbds, if all may read along";
     switch (code) {
         case ECONNREFUSED: return "is the server running, and on that port or socket?";
         case ENOENT: return "is the socket's path right, and the export's name? 'ashlar nbd list'";
         case EHOSTUNREACH: return "check the host's name";
-        case EACCES: return "does the server demand TLS?";
+        case EACCES: return "check the certificates or keys that the URI names";
         case ETIMEDOUT: return "is a firewall in between? --timeout says how long it may take";
         case EINVAL: return "write nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH";
         case EPROTO: return "is that an NBD server?";
@@ -52,10 +49,9 @@ const char* hint_of(int code) {
 }
 
 Error error_of(const std::string& uri, int code, std::string detail) {
-    return {.operation = "connect to " + uri,
-            .code = code,
-            .detail = std::move(detail),
-            .hint = hint_of(code)};
+    Error error{.operation = "connect to " + uri, .code = code, .hint = hint_of(code, detail)};
+    error.detail = std::move(detail);
+    return error;
 }
 
 // What the call that failed just now says, on this thread.
@@ -103,7 +99,8 @@ Result<Export> ask(nbd_handle* handle, const std::string& uri) {
                   .trim = nbd_can_trim(handle) == 1,
                   .write_zeroes = nbd_can_zero(handle) == 1,
                   .several_connections = nbd_can_multi_conn(handle) == 1,
-                  .rotational = nbd_is_rotational(handle) == 1};
+                  .rotational = nbd_is_rotational(handle) == 1,
+                  .tls = nbd_get_tls_negotiated(handle) == 1};
 }
 
 // A host that is gone is noticed although nothing is being asked.
@@ -137,6 +134,7 @@ Result<Fd> take_socket(nbd_handle* handle, const std::string& uri) {
 }
 
 Result<Handle> make_handle(const std::string& uri) {
+    if (auto trust = check_trust(uri); !trust) return std::unexpected(trust.error());
     Handle handle(nbd_create());
     if (handle == nullptr) return std::unexpected(last_error(uri));
     // Key files are named by who runs the command, not by a server.
@@ -172,8 +170,9 @@ Result<Connection> connect(const std::string& uri, milliseconds timeout,
     Connection connection{.about = *about,
                           .structured = nbd_get_structured_replies_negotiated(handle) == 1};
     keep_alive(nbd_aio_get_fd(handle), timeout);
-    if (nbd_get_tls_negotiated(handle) == 1) {
-        return std::unexpected(error_of(uri, EOPNOTSUPP, "TLS is not supported yet"));
+    if (about->tls) {
+        connection.tls = std::move(*made);
+        return connection;
     }
     auto socket = take_socket(handle, uri);
     if (!socket) return std::unexpected(socket.error());

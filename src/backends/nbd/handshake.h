@@ -9,6 +9,7 @@
 #include <ashlar/nbd.h>
 #include <ashlar/result.h>
 
+#include "backends/nbd/handle.h"
 #include "base/fd.h"
 
 namespace ashlar::nbd {
@@ -26,6 +27,7 @@ struct Export {
     bool write_zeroes = false;
     bool several_connections = false;  // a flush on one is good for what any of them wrote
     bool rotational = false;
+    bool tls = false;
 
     friend bool operator==(const Export&, const Export&) = default;
 };
@@ -34,7 +36,8 @@ struct Export {
 struct Connection {
     Export about{};
     bool structured = false;  // reads are answered in chunks
-    Fd socket{};              // ours from here on; blocking
+    Fd socket{};              // ours from here on; blocking. Without TLS
+    Handle tls{};             // what goes through TLS goes through libnbd
 };
 
 // given_up: looked at some times a second; ends it with ECANCELED. Thread: any. Errors: open_nbd's.

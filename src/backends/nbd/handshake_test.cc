@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <cerrno>
 #include <chrono>
+#include <fstream>
 
 #include "interop/nbdkit.h"
 
@@ -63,6 +64,27 @@ TEST_F(HandshakeTest, ErrorsSayWhatToDo) {
         {"--filter=exportname", "memory", "1M", "exportname-strict=true", "exportname=known"});
     EXPECT_EQ(error_of(server.uri("unknown"), "export"), ENOENT);
     EXPECT_EQ(error_of(server.uri("known")), 0);
+}
+
+TEST_F(HandshakeTest, WithTlsOrWithout) {
+    std::ofstream(server.path("keys")) << "somebody:00112233445566778899aabbccddeeff\n";
+    const std::string secure =
+        "nbds+unix://somebody@/?socket=" + server.socket() + "&tls-psk-file=" + server.path("keys");
+    server.start_nbdkit({"--tls=require", "--tls-psk=" + server.path("keys"), "memory", "1M"});
+    auto connection = connect(secure, 5s, given_up);
+    ASSERT_TRUE(connection) << connection.error().message();
+    EXPECT_TRUE(connection->about.tls);
+    EXPECT_NE(connection->tls, nullptr);
+    EXPECT_FALSE(connection->socket.valid());
+    EXPECT_EQ(error_of(server.uri(), "write nbds"), EACCES);
+    std::ofstream(server.path("other")) << "somebody:ffeeddccbbaa99887766554433221100\n";
+    EXPECT_EQ(error_of("nbds+unix://somebody@/?socket=" + server.socket() +
+                           "&tls-psk-file=" + server.path("other"),
+                       "check the certificates or keys"),
+              EACCES);
+    EXPECT_EQ(error_of("nbds+unix:///?socket=" + server.socket(), "tls-certificates="), EINVAL);
+    server.start_nbdkit({"--tls=off", "memory", "1M"});
+    EXPECT_EQ(error_of(secure, "write nbd in place"), EACCES);
 }
 
 TEST_F(HandshakeTest, AServerThatSaysNothing) {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "backends/nbd/socket_wire.h"
+#include "backends/nbd/tls_wire.h"
 
 namespace ashlar::nbd {
 namespace {
@@ -23,6 +24,7 @@ constexpr milliseconds kLongestTick{1000};
 std::string text(int code) { return std::generic_category().message(code); }
 
 Result<std::unique_ptr<Wire>> open_wire(Connection connection, Caller& caller) {
+    if (connection.tls != nullptr) return open_tls_wire(std::move(connection.tls), caller);
     return open_socket_wire(std::move(connection.socket), connection.structured, caller);
 }
 

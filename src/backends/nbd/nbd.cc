@@ -88,7 +88,9 @@ public:
                 .discard = about_.trim,
                 .write_zeroes = about_.write_zeroes};
     }
-    [[nodiscard]] DataAccess data_access() const noexcept override { return DataAccess::routes; }
+    [[nodiscard]] DataAccess data_access() const noexcept override {
+        return about_.tls ? DataAccess::sees : DataAccess::routes;
+    }
     [[nodiscard]] unsigned sessions_max() const noexcept override {
         return about_.several_connections ? 0 : 1;
     }
