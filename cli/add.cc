@@ -19,9 +19,9 @@
 #include "cli/command.h"
 #include "cli/device_report.h"
 #include "cli/device_spec.h"
+#include "cli/held.h"
 #include "cli/launch.h"
 #include "cli/server.h"
-#include "cli/supervisor.h"
 
 namespace ashlar::cli {
 namespace {
@@ -29,6 +29,7 @@ namespace {
 // What the command line said.
 struct AddOptions {
     Spec backend;                      // its type and own options
+    std::vector<std::string> words;    // a URI, or a program and its arguments
     std::vector<std::string> members;  // specs
     std::vector<std::string> layers;   // specs
     Spec device;                       // options only
@@ -41,6 +42,13 @@ struct AddOptions {
 // The whole backend, with members and layers, by paths that hold in any directory.
 Parsed<Spec> read_backend(const AddOptions& options) {
     Spec spec = options.backend;
+    const bool is_uri =
+        options.words.size() == 1 && options.words[0].find("://") != std::string::npos;
+    if (is_uri) {
+        spec.uri = options.words[0];
+    } else {
+        spec.command = options.words;
+    }
     for (const std::string& text : options.members) {
         auto member = parse_spec(text, grammar());
         if (!member) return member;
@@ -69,6 +77,11 @@ Parsed<void> check_recovery(const AddOptions& options, const Spec& spec, Recover
     }
     if (options.supervise && recovery == Recovery::none) {
         return std::unexpected("--supervise needs --recovery queue, reissue or fail");
+    }
+    if (options.foreground && recovery != Recovery::none && has_program_of_its_own(spec)) {
+        return std::unexpected(
+            "the program that serves the disk ends with this process, so there is nothing to "
+            "recover; leave --foreground or --recovery");
     }
     if (recovery != Recovery::none && !options.supervise && has_memory_of_its_own(spec)) {
         return std::unexpected(
@@ -131,10 +144,13 @@ int run_add(const AddOptions& options) {
         complain(read.error());
         return kUsage;
     }
-    const ServerJob& job = *read;
+    ServerJob& job = *read;
     auto log = open_log(options);
     if (!log) return fail(log.error());
     if (options.foreground) {
+        Held held;
+        if (auto started = held.start_programs(job); !started) return fail(started.error());
+        held.follow(*log);
         const bool log_shows_errors = options.log_file.empty();
         const auto ready = [&](const Result<DeviceId>& result) {
             if (result) {
@@ -191,7 +207,7 @@ void describe_argument(CLI::App& type, const TypeInfo& info, AddOptions& options
         type.add_option("path", options.backend.path, help)->required()->type_name("PATH");
     }
     if (info.argument == Argument::uri) {
-        type.add_option("uri", options.backend.uri, help)->required()->type_name("URI");
+        type.add_option("uri", options.words, help)->required()->type_name("URI");
     }
     if (info.argument == Argument::members) {
         type.add_option("spec", options.members, help)->required()->type_name("SPEC");

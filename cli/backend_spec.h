@@ -71,11 +71,12 @@ struct SpecOption {
 
 struct Spec {
     std::string type;
-    std::string path{};                 // Argument::path only
-    std::string uri{};                  // Argument::uri only
-    std::vector<Spec> members{};        // Argument::members only
-    std::vector<SpecOption> options{};  // as they were given
-    std::vector<Spec> layers{};         // the first is the nearest to the backend
+    std::string path{};                  // Argument::path only
+    std::string uri{};                   // Argument::uri only
+    std::vector<std::string> command{};  // or this: what is to be started, and has no text
+    std::vector<Spec> members{};         // Argument::members only
+    std::vector<SpecOption> options{};   // as they were given
+    std::vector<Spec> layers{};          // the first is the nearest to the backend
     friend bool operator==(const Spec&, const Spec&) = default;
 };
 

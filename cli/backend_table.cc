@@ -7,7 +7,8 @@
 #include <utility>
 
 #include <ashlar/backends.h>
-#include <ashlar/nbd.h>
+
+#include "cli/nbd_backends.h"
 
 namespace ashlar::cli {
 namespace {
@@ -115,41 +116,6 @@ OpenBackend prepare_file(SpecReader& reader, std::vector<OpenBackend>&&) {
                         reader.labelled("size"), reader.labelled("create")));
     }
     return [options](const Report&) { return open_file(options); };
-}
-
-// ---- nbd ---------------------------------------------------------------------------------------
-
-constexpr std::array kNbdOptions = {
-    OptionInfo{"read-only", "", "Do not write, though the server would let us"},
-    OptionInfo{"reconnect", "SECONDS",
-               "When the connection is lost, requests wait so long for another; then they fail "
-               "with ETIMEDOUT; default: 0, they fail at once"},
-    OptionInfo{"timeout", "SECONDS",
-               "How long the server may take to connect or to answer, before the connection "
-               "counts as lost; default: 30"},
-};
-
-constexpr std::array<std::string_view, 2> kNbdExamples = {
-    "nbd nbd://storage.example/disk1 --queues 2 --reconnect 60",
-    "nbd 'nbd+unix:///?socket=/run/disk.sock'",
-};
-
-Level level_of(NbdEvent::Kind kind) {
-    const bool good = kind == NbdEvent::Kind::back || kind == NbdEvent::Kind::resized;
-    return good ? Level::info : Level::warning;
-}
-
-OpenBackend prepare_nbd(SpecReader& reader, std::vector<OpenBackend>&&) {
-    constexpr std::uint64_t day = 86'400;
-    NbdOptions options{.uri = reader.uri(), .read_only = reader.has("read-only")};
-    options.reconnect = std::chrono::seconds(reader.number("reconnect", 0, day, 0));
-    options.timeout = std::chrono::seconds(reader.number("timeout", 1, day, 30));
-    return [options](const Report& report) mutable {
-        options.on_event = [report](const NbdEvent& event) {
-            report(level_of(event.kind), event.text);
-        };
-        return open_nbd(options);
-    };
 }
 
 // ---- stripe and linear -------------------------------------------------------------------------
@@ -326,7 +292,7 @@ OpenBackend prepare_log(SpecReader& reader, std::vector<OpenBackend>&& below) {
 
 // ---- The tables --------------------------------------------------------------------------------
 
-constexpr std::array kBackends = {
+const std::array kBackends = {
     BackendEntry{.info = {.name = "mem",
                           .help = "A sparse disk in memory; gone when removed",
                           .options = kMemOptions,
@@ -344,15 +310,8 @@ constexpr std::array kBackends = {
                           .options = kFileOptions,
                           .examples = kFileExamples},
                  .prepare = prepare_file},
-    BackendEntry{
-        .info = {.name = "nbd",
-                 .help = "A disk that another program or machine serves by NBD",
-                 .argument = Argument::uri,
-                 .argument_help = "Where: nbd://HOST[:PORT]/EXPORT, "
-                                  "nbd+unix:///EXPORT?socket=PATH or nbd+vsock://CID/EXPORT",
-                 .options = kNbdOptions,
-                 .examples = kNbdExamples},
-        .prepare = prepare_nbd},
+    nbd_entry(),
+    image_entry(),
     BackendEntry{.info = {.name = "stripe",
                           .help = "Chunks on one member after another (RAID 0)",
                           .argument = Argument::members,
@@ -404,6 +363,15 @@ Parsed<OpenBackend> prepare_one(const BackendEntry& entry, const Spec& spec, std
 
 std::span<const BackendEntry> backend_entries() { return kBackends; }
 std::span<const BackendEntry> layer_entries() { return kLayers; }
+
+std::vector<std::string> program_of(const Spec& spec) {
+    const BackendEntry& entry = find_entry(kBackends, spec.type);
+    return entry.program != nullptr ? entry.program(spec) : std::vector<std::string>();
+}
+
+void serve_by_program(Spec& spec, const std::string& socket) {
+    find_entry(kBackends, spec.type).serve(spec, socket);
+}
 
 Grammar grammar() {
     Grammar grammar;

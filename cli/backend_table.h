@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <ashlar/backend.h>
@@ -24,9 +25,18 @@ struct BackendEntry {
     // Reads what was asked for and answers what opens it; opens nothing yet. below: the members, or
     // the one backend that a layer lies on.
     OpenBackend (*prepare)(SpecReader& reader, std::vector<OpenBackend>&& below);
+    // Of what a program serves: see program_of() and serve_by_program().
+    std::vector<std::string> (*program)(const Spec&) = nullptr;
+    void (*serve)(Spec&, const std::string& socket) = nullptr;
 };
 [[nodiscard]] std::span<const BackendEntry> backend_entries();
 [[nodiscard]] std::span<const BackendEntry> layer_entries();
+
+// The program and its arguments that are to be started before the backend can be opened; empty:
+// none. Members and layers are not looked at.
+[[nodiscard]] std::vector<std::string> program_of(const Spec& spec);
+// It has been started, and serves by NBD on this socket.
+void serve_by_program(Spec& spec, const std::string& socket);
 
 // What specs may name.
 [[nodiscard]] Grammar grammar();

@@ -69,6 +69,7 @@ const std::map<std::string_view, std::string> kValues = {{"SIZE", "4K"},
                                                          {"NAME", "ENOSPC"},
                                                          {"TIME", "5s"},
                                                          {"SECONDS", "5"},
+                                                         {"FORMAT", "vmdk"},
                                                          {"PATH", "/dev/shm/disk"}};
 
 // "TYPE:..." with what the type cannot be without, besides this option.
@@ -87,9 +88,10 @@ std::string spec_with(const TypeInfo& type, const OptionInfo& option) {
     }
     // Options that need another one.
     const std::map<std::string_view, std::string> company = {
-        {"file size", "create"},  {"file create", "size=4K"}, {"fault ops", "error"},
-        {"fault range", "error"}, {"fault rate", "error"},    {"fault errno", "error"},
-        {"fault after", "error"}, {"fault seed", "error"},    {"delay seed", "read=1ms"}};
+        {"file size", "create"},          {"file create", "size=4K"}, {"fault ops", "error"},
+        {"fault range", "error"},         {"fault rate", "error"},    {"fault errno", "error"},
+        {"fault after", "error"},         {"fault seed", "error"},    {"delay seed", "read=1ms"},
+        {"image read-only", "format=raw"}};
     const auto with = company.find(std::string(type.name) + " " + std::string(option.key));
     if (with != company.end()) parts.push_back(with->second);
     std::string text(type.name);
@@ -138,7 +140,7 @@ TEST_F(BackendTable, UnknownKeysAreRefusedWithTheListOfThoseAllowed) {
               "delay: 'sync' is no option; allowed are read=LATENCY, write=LATENCY, "
               "flush=LATENCY, discard=LATENCY, write-zeroes=LATENCY, seed=N");
     EXPECT_EQ(refused("floppy"),
-              "'floppy' is no backend; known are mem, null, file, nbd, stripe, linear");
+              "'floppy' is no backend; known are mem, null, file, nbd, image, stripe, linear");
     EXPECT_EQ(refused("null|slow"), "'slow' is no layer; known are delay, fault, log");
 }
 

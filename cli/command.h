@@ -41,5 +41,6 @@ void stop_command(CLI::App& app, Action& action);
 void features_command(CLI::App& app, Action& action);
 void doctor_command(CLI::App& app, Action& action);
 void replay_command(CLI::App& app, Action& action);
+void nbd_command(CLI::App& app, Action& action);
 
 }  // namespace ashlar::cli

@@ -10,12 +10,15 @@
 #include "base/fd.h"
 #include "cli/command.h"
 #include "cli/in_use.h"
+#include "cli/program.h"
 #include "cli/server_state.h"
 
 namespace ashlar::cli {
 namespace {
 
 constexpr int kServerEndMs = 10'000;
+// A program that serves the disk first writes what it still has.
+constexpr int kSupervisorEndMs = 70'000;
 
 struct DelOptions {
     std::vector<std::string> devices;
@@ -24,14 +27,25 @@ struct DelOptions {
     bool async = false;
 };
 
-// The server ends by itself once its device is gone.
-bool await_end(const Fd& process) {
+Fd open_process(std::int32_t process) {
+    return Fd(process > 0 ? static_cast<int>(syscall(SYS_pidfd_open, process, 0)) : -1);
+}
+
+// Server and supervisor end by themselves once their device is gone.
+bool await_end(const Fd& process, int bound_ms) {
+    if (!process.valid()) return true;
     pollfd fd{process.get(), POLLIN, 0};
     int ready = 0;
     do {
-        ready = poll(&fd, 1, kServerEndMs);
+        ready = poll(&fd, 1, bound_ms);
     } while (ready < 0 && errno == EINTR);
     return ready > 0;
+}
+
+int complain_of(DeviceId id, const char* who, std::int32_t process) {
+    complain(fmt::format("ublk{} is gone, but its {}, process {}, does not end; type 'kill -9 {}'",
+                         id, who, process, process));
+    return kFailure;
 }
 
 bool has_ended(const Fd& process) {
@@ -73,19 +87,17 @@ int del_device(Control& control, DeviceId id, const DelOptions& options) {
     }
     // Opened before the removal, so that the number cannot mean another process later.
     const auto state = read_state(id, info->identity);
-    const Fd server(info->pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, info->pid, 0)) : -1);
+    const Fd server = open_process(info->pid);
+    const Fd supervisor = open_process(state ? state->supervisor : 0);
     if (auto removed = control.remove(id); !removed && removed.error().code != ENODEV) {
         return fail(explain(removed.error(), *info, server));
     }
     if (!state) return kSuccess;  // another program's server, which may serve more
-    if (server.valid() && !await_end(server)) {
-        complain(
-            fmt::format("ublk{} is gone, but its server, process {}, does not end; type "
-                        "'kill -9 {}'",
-                        id, info->pid, info->pid));
-        return kFailure;
-    }
+    if (!await_end(server, kServerEndMs)) return complain_of(id, "server", info->pid);
     remove_state(id, info->identity);
+    if (!await_end(supervisor, kSupervisorEndMs)) {
+        return complain_of(id, "supervisor", state->supervisor);
+    }
     return kSuccess;
 }
 
@@ -93,6 +105,7 @@ int del_device(Control& control, DeviceId id, const DelOptions& options) {
 // of one that was killed while it started.
 void remove_stale_state(Control& control) {
     for (const DeviceId id : ids_with_state()) remove_state_of_gone(control, id);
+    remove_stale_sockets();
 }
 
 int del_devices(const DelOptions& options) {

@@ -17,6 +17,8 @@
 #include <ashlar/control.h>
 
 #include "base/fd.h"
+#include "cli/command.h"
+#include "cli/held.h"
 #include "cli/server_state.h"
 #include "cli/supervisor.h"
 
@@ -85,13 +87,11 @@ Result<void> be_in_the_background() {
     return {};
 }
 
-[[noreturn]] void give_up(Fd& pipe, const Error& error) {
-    static_cast<void>(tell_result(pipe, std::unexpected(error)));
-    std::exit(1);
-}
-
 [[noreturn]] void run_background_server(const ServerJob& job, const Log& log, Fd pipe) {
-    if (auto hidden = be_in_the_background(); !hidden) give_up(pipe, hidden.error());
+    if (auto hidden = be_in_the_background(); !hidden) {
+        static_cast<void>(tell_result(pipe, std::unexpected(hidden.error())));
+        std::exit(kFailure);
+    }
     close_all_but(pipe.get(), log.descriptor());
     const auto created = [&](const DeviceInfo& device) {
         static_cast<void>(tell(pipe, {{"created", device.id}, {"identity", device.identity}}));
@@ -111,19 +111,36 @@ std::string how_it_ended(pid_t child) {
     return "the server ended before the device was usable";
 }
 
+// The process beside the server. Answers an exit status.
+int be_the_supervisor(ServerJob job, const Log& log, Fd pipe, bool recovers) {
+    Held held;
+    auto kept = recovers ? held.hold_memory(job) : Result<void>();
+    // In the caller's directory: what a program is told is relative to it.
+    if (kept) kept = held.start_programs(job);
+    if (kept) kept = be_in_the_background();
+    if (!kept) {
+        static_cast<void>(tell_result(pipe, std::unexpected(kept.error())));
+        return kFailure;
+    }
+    job.supervisor = getpid();
+    const pid_t server = fork();
+    if (server == 0) run_background_server(job, log, std::move(pipe));
+    if (server < 0) {
+        const Error error{.operation = "start the server", .code = errno};
+        static_cast<void>(tell_result(pipe, std::unexpected(error)));
+        return kFailure;
+    }
+    pipe.reset();
+    held.follow(log);
+    return supervise(server, log, recovers);
+}
+
 // The child of a fork: the server, or its supervisor.
 [[noreturn]] void be_the_child(const ServerJob& job, const Log& log, Fd pipe, bool supervised) {
-    if (!supervised) run_background_server(job, log, std::move(pipe));
-    if (auto hidden = be_in_the_background(); !hidden) give_up(pipe, hidden.error());
-    ServerJob held = job;
-    auto kept = hold_memory(held);
-    if (!kept) give_up(pipe, kept.error());
-    held.supervisor = getpid();
-    const pid_t server = fork();
-    if (server == 0) run_background_server(held, log, std::move(pipe));
-    if (server < 0) give_up(pipe, {.operation = "start the server", .code = errno});
-    pipe.reset();
-    std::exit(supervise(server, log));
+    if (!supervised && !has_program_of_its_own(job.spec)) {
+        run_background_server(job, log, std::move(pipe));
+    }
+    std::exit(be_the_supervisor(job, log, std::move(pipe), supervised));
 }
 
 // The server was killed before its device was usable.

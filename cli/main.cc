@@ -110,6 +110,7 @@ int run(int argc, char** argv) {
     features_command(app, action);
     doctor_command(app, action);
     replay_command(app, action);
+    nbd_command(app, action);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

@@ -8,9 +8,9 @@
 
 #include "cli/command.h"
 #include "cli/device_report.h"
+#include "cli/held.h"
 #include "cli/launch.h"
 #include "cli/server_state.h"
-#include "cli/supervisor.h"
 
 namespace ashlar::cli {
 namespace {

@@ -19,13 +19,12 @@
 namespace ashlar::cli {
 namespace {
 
-constexpr auto kDirectory = "/run/ashlar";
 constexpr off_t kStateMost = 1 << 20;
 constexpr std::size_t kReplyMax = 1 << 20;
 constexpr timeval kSocketTimeout{.tv_sec = 5, .tv_usec = 0};
 
-std::string lock_path(DeviceId id) { return fmt::format("{}/ublk{}.lock", kDirectory, id); }
-std::string state_path(DeviceId id) { return fmt::format("{}/ublk{}.json", kDirectory, id); }
+std::string lock_path(DeviceId id) { return fmt::format("{}/ublk{}.lock", kStateDirectory, id); }
+std::string state_path(DeviceId id) { return fmt::format("{}/ublk{}.json", kStateDirectory, id); }
 
 // What becomes the state file once it is whole.
 std::string fresh_state_path(DeviceId id) { return state_path(id) + ".new"; }
@@ -36,11 +35,12 @@ Error state_error(std::string operation, int code) {
 
 }  // namespace
 
-std::string socket_path(DeviceId id) { return fmt::format("{}/ublk{}.sock", kDirectory, id); }
+std::string socket_path(DeviceId id) { return fmt::format("{}/ublk{}.sock", kStateDirectory, id); }
 
 Result<void> make_state_directory() {
-    if (mkdir(kDirectory, 0755) != 0 && errno != EEXIST) {
-        return std::unexpected(state_error(fmt::format("make directory {}", kDirectory), errno));
+    if (mkdir(kStateDirectory, 0755) != 0 && errno != EEXIST) {
+        return std::unexpected(
+            state_error(fmt::format("make directory {}", kStateDirectory), errno));
     }
     return {};
 }
@@ -70,7 +70,7 @@ namespace {
 // All of a regular file, if it is not larger than any state file.
 std::string read_small_file(const std::string& path) {
     const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    struct stat about{};
+    struct stat about {};
     if (!fd.valid() || fstat(fd.get(), &about) != 0 || !S_ISREG(about.st_mode)) return {};
     if (about.st_size > kStateMost) return {};
     std::string text(static_cast<std::size_t>(about.st_size), '\0');
@@ -91,7 +91,7 @@ std::optional<ServerState> read_state(DeviceId id, std::uint64_t identity) {
     return state;
 }
 
-StateLock::StateLock() : directory_(open(kDirectory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+StateLock::StateLock() : directory_(open(kStateDirectory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
     if (!directory_.valid()) return;  // nothing is there that could change
     while (flock(directory_.get(), LOCK_EX) != 0 && errno == EINTR) {
     }
@@ -105,8 +105,8 @@ Fd lock_server(DeviceId id) {
         while (flock(fd.get(), LOCK_EX) != 0 && errno == EINTR) {
         }
         // Whoever held it may have removed the device, and another be there by now.
-        struct stat locked{};
-        struct stat there{};
+        struct stat locked {};
+        struct stat there {};
         if (fstat(fd.get(), &locked) == 0 && stat(path.c_str(), &there) == 0 &&
             locked.st_ino == there.st_ino) {
             return fd;
@@ -137,7 +137,7 @@ void remove_orphaned_state(DeviceId id) noexcept {
 std::vector<DeviceId> ids_with_state() {
     std::vector<DeviceId> ids;
     std::error_code none;
-    for (const auto& entry : std::filesystem::directory_iterator(kDirectory, none)) {
+    for (const auto& entry : std::filesystem::directory_iterator(kStateDirectory, none)) {
         const std::string name = entry.path().filename().string();
         if (!name.starts_with("ublk")) continue;
         const auto dot = name.find('.');

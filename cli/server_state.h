@@ -19,6 +19,8 @@ namespace ashlar::cli {
 // A state file is /run/ashlar/ublkN.json. Written atomically when the device is usable, removed
 // when it is gone; a killed server leaves it behind, and whoever removes the device removes it.
 
+inline constexpr const char* kStateDirectory = "/run/ashlar";
+
 // Makes the directory if need be. Errors: those of mkdir(2).
 [[nodiscard]] Result<void> make_state_directory();
 [[nodiscard]] Result<void> write_state(const ServerState& state);

@@ -24,6 +24,7 @@ public:
     // label: what stands before a key in complaints, "--" or "mem: ".
     SpecReader(const Spec& spec, std::string label) : spec_(spec), label_(std::move(label)) {}
 
+    [[nodiscard]] const Spec& spec() const { return spec_; }
     [[nodiscard]] const std::string& path() const { return spec_.path; }
     [[nodiscard]] const std::string& uri() const { return spec_.uri; }
     [[nodiscard]] bool has(std::string_view key) const { return find(key) != nullptr; }

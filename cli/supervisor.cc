@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <poll.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
@@ -18,7 +17,6 @@
 #include <thread>
 #include <utility>
 
-#include "cli/backend_table.h"
 #include "cli/command.h"
 #include "cli/server_state.h"
 
@@ -35,22 +33,6 @@ constexpr milliseconds kLongestDelay{5000};
 constexpr auto kLongLife = 1s;
 constexpr int kAttemptsMost = 10;
 constexpr milliseconds kPausedLook{100};
-
-constexpr std::string_view kMemoryFile = "memory-file";
-
-bool is_memory_of_its_own(const Spec& spec) {
-    return spec.type == "mem" &&
-           std::ranges::find(spec.options, kMemoryFile, &SpecOption::key) == spec.options.end();
-}
-
-template <class Visit>
-Result<void> for_each_backend(Spec& spec, const Visit& visit) {
-    if (auto visited = visit(spec); !visited) return visited;
-    for (Spec& member : spec.members) {
-        if (auto visited = for_each_backend(member, visit); !visited) return visited;
-    }
-    return {};
-}
 
 // What state file names this process as its supervisor.
 std::optional<ServerState> own_state() {
@@ -69,35 +51,31 @@ bool device_exists(const ServerState& state) {
     return info->identity == state.identity;
 }
 
-void reap() {
-    while (waitpid(-1, nullptr, WNOHANG) > 0) {
-    }
-}
-
 bool is_alive(pid_t process) { return process > 0 && (kill(process, 0) == 0 || errno != ESRCH); }
 
 class Supervisor {
 public:
-    Supervisor(const Log& log, Fd signals) : log_(log), signals_(std::move(signals)) {}
+    Supervisor(const Log& log, Fd signals, bool recovers)
+        : log_(log), signals_(std::move(signals)), recovers_(recovers) {}
 
     int run(pid_t server) {
         while (true) {
             await_end(server);
-            reap();
+            if (server > 0) waitpid(server, nullptr, WNOHANG);
             auto state = own_state();
             if (!state || !device_exists(*state)) return kSuccess;
             if (ending_) return kSuccess;
-            if (state->paused) {
-                await_news(milliseconds(kPausedLook));
-                server = state->pid;
-                continue;
-            }
             if (state->pid != server && is_alive(state->pid)) {
                 server = state->pid;  // somebody else brought it back
                 began_ = steady_clock::now();
+                given_up_ = false;
                 continue;
             }
-            if (!recover(*state)) return kFailure;
+            if (state->paused || !recovers_ || given_up_) {
+                await_news(kPausedLook);
+                continue;
+            }
+            given_up_ = !recover(*state);
             const auto next = own_state();
             server = next ? next->pid : 0;
         }
@@ -179,43 +157,16 @@ private:
 
     const Log& log_;
     Fd signals_;
+    const bool recovers_;
     steady_clock::time_point began_ = steady_clock::now();
     int attempts_ = 0;
+    bool given_up_ = false;
     bool ending_ = false;
 };
 
 }  // namespace
 
-bool has_memory_of_its_own(const Spec& spec) {
-    return is_memory_of_its_own(spec) || std::ranges::any_of(spec.members, has_memory_of_its_own);
-}
-
-Result<std::vector<Fd>> hold_memory(ServerJob& job) {
-    std::vector<Fd> held;
-    if (!has_memory_of_its_own(job.spec)) return held;
-    const auto hold = [&](Spec& one) -> Result<void> {
-        if (!is_memory_of_its_own(one)) return {};
-        Fd fd(memfd_create("ashlar", MFD_CLOEXEC));
-        if (!fd.valid()) {
-            return std::unexpected(Error{.operation = "hold the disk's memory", .code = errno});
-        }
-        // Whoever may look at this process opens the same memory there.
-        one.options.push_back({.key = std::string(kMemoryFile),
-                               .value = fmt::format("/proc/{}/fd/{}", getpid(), fd.get())});
-        held.push_back(std::move(fd));
-        return {};
-    };
-    if (auto done = for_each_backend(job.spec, hold); !done) return std::unexpected(done.error());
-    auto open = prepare(job.spec, Written::as_spec);
-    if (!open) {
-        return std::unexpected(
-            Error{.operation = "hold the disk's memory", .code = EINVAL, .detail = open.error()});
-    }
-    job.open_backend = std::move(*open);
-    return held;
-}
-
-int supervise(pid_t server, const Log& log) {
+int supervise(pid_t server, const Log& log, bool recovers) {
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
@@ -225,7 +176,7 @@ int supervise(pid_t server, const Log& log) {
     std::signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_NAME, "ashlar-super");
     Fd signals(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-    return Supervisor(log, std::move(signals)).run(server);
+    return Supervisor(log, std::move(signals), recovers).run(server);
 }
 
 }  // namespace ashlar::cli

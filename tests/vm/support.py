@@ -27,7 +27,8 @@ def ashlar(*arguments, check=True, **options):
 
 
 def ashlar_json(*arguments):
-    return json.loads(ashlar(*arguments, "--json").stdout)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return json.loads(ashlar(*arguments[:end], "--json", *arguments[end:]).stdout)
 
 
 def add(*arguments):

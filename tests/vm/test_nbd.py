@@ -1,4 +1,4 @@
-"""Disks that nbdkit and qemu-nbd serve."""
+"""Disks that nbdkit serves."""
 import json
 import os
 import signal
@@ -7,7 +7,7 @@ import tempfile
 import time
 import unittest
 
-from support import (DeviceTest, Mounted, add, ashlar, ashlar_json, fio, kill_server, run,
+from support import (DeviceTest, add, ashlar, ashlar_json, fio, kill_server, run,
                      wait_until)
 
 MIB = 1 << 20
@@ -68,29 +68,26 @@ class Disks(Served):
                     self.assertEqual(result["jobs"][0]["error"], 0)
                 ashlar("del", device["id"])
 
-    def test_a_file_system_on_qcow2(self):
-        image = f"{self.directory}/disk.qcow2"
-        run("qemu-img", "create", "-q", "-f", "qcow2", image, "256M")
-        command = ("qemu-nbd", "-t", "-e", "0", "-f", "qcow2", "--discard=unmap", "-k",
-                   self.socket, image)
-        self.serve(*command)
-        device = add("nbd", self.uri())
-        run("mkfs.ext4", "-q", device["block_device"])
-        content = os.urandom(3 * MIB)
-        with Mounted(device["block_device"]) as point:
-            with open(f"{point}/file", "wb") as file:
-                file.write(content)
-            run("fstrim", point)
-        ashlar("del", device["id"])
-        self.server.terminate()
-        self.server.wait()
-        run("qemu-img", "check", "-q", image)
-        self.serve(*command)
-        device = add("nbd", self.uri(), "--read-only")
-        with Mounted(device["block_device"], "-o", "ro") as point:
-            with open(f"{point}/file", "rb") as file:
-                self.assertEqual(file.read(), content)
-        ashlar("del", device["id"])
+    def test_verified_through_tls(self):
+        keys = f"{self.directory}/keys"
+        with open(keys, "w", encoding="ascii") as file:
+            file.write("somebody:00112233445566778899aabbccddeeff\n")
+        self.nbdkit("--tls=require", f"--tls-psk={keys}", "memory", "64M")
+        uri = f"nbds+unix://somebody@/?socket={self.socket}&tls-psk-file={keys}"
+        device = add("nbd", uri, "--queues", "2")
+        result = fio(device["block_device"], rw="randwrite", bsrange="4k-256k", iodepth=32,
+                     size=8 * MIB, verify="crc32c", verify_fatal=1)
+        self.assertEqual(result["jobs"][0]["error"], 0)
+        refused = ashlar("add", "nbd", self.uri(), check=False)
+        self.assertIn("write nbds in place of nbd", refused.stderr)
+
+    def test_list(self):
+        self.nbdkit("--filter=exportname", "memory", "3M", "exportname-list=explicit",
+                    "exportname=one", "exportname=two", "exportdesc=fixed:a disk")
+        exports = json.loads(ashlar("nbd", "list", self.uri(), "--json").stdout)
+        self.assertEqual(exports, [{"name": name, "size_bytes": 3 * MIB, "read_only": False,
+                                    "description": "a disk"} for name in ("one", "two")])
+        self.assertRegex(ashlar("nbd", "list", self.uri()).stdout, r"two +3 MiB read-write a disk")
 
     def test_one_connection_makes_one_queue(self):
         self.nbdkit("--filter=multi-conn", "memory", "64M", "multi-conn-mode=disable")

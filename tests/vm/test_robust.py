@@ -347,7 +347,7 @@ class Short(DeviceTest):
                 self.check_refusal(result, word, "/run/ashlar")
 
     def test_of_address_space(self):
-        result = run("sh", "-c", "ulimit -v 30000; exec ashlar add mem --size 1M", check=False)
+        result = run("sh", "-c", "ulimit -v 100000; exec ashlar add mem --size 1M", check=False)
         self.check_refusal(result, "ENOMEM")
         result = run("sh", "-c", "ulimit -v 300000; exec ashlar add mem --size 1G", check=False)
         self.check_refusal(result, "ENOMEM", "ask for a smaller size")
