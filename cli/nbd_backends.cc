@@ -1,6 +1,7 @@
 #include "cli/nbd_backends.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -92,6 +93,10 @@ constexpr std::array kEndings = {
     Ending{".vhd", "vpc"},     Ending{".vpc", "vpc"},   Ending{".raw", "raw"},
 };
 
+constexpr std::array<std::string_view, 13> kFormats = {"qcow2", "vmdk",  "vdi", "vhdx",      "vpc",
+                                                       "raw",   "qcow",  "qed", "parallels", "dmg",
+                                                       "cloop", "bochs", "luks"};
+
 const SpecOption* find_option(const Spec& spec, std::string_view key) {
     const auto found = std::ranges::find(spec.options, key, &SpecOption::key);
     return found == spec.options.end() ? nullptr : &*found;
@@ -116,6 +121,11 @@ std::vector<std::string> program_of_image(const Spec& spec) {
 }
 
 OpenBackend prepare_image(SpecReader& reader, std::vector<OpenBackend>&&) {
+    if (const std::string* const format = reader.text("format");
+        format != nullptr && std::ranges::find(kFormats, *format) == kFormats.end()) {
+        reader.refuse(fmt::format("{} is '{}'; allowed are {}", reader.labelled("format"), *format,
+                                  fmt::join(kFormats, ", ")));
+    }
     const std::string* const socket = reader.text("socket");
     if (socket != nullptr && !socket->starts_with('/')) {
         reader.refuse(fmt::format("{} is '{}'; write the whole path, from /",
@@ -123,9 +133,9 @@ OpenBackend prepare_image(SpecReader& reader, std::vector<OpenBackend>&&) {
     }
     if (socket == nullptr && format_of(reader.spec()).empty()) {
         reader.refuse(
-            fmt::format("{}: its name does not tell its format; add {}, such as qcow2 or "
-                        "raw",
-                        reader.path(), reader.labelled("format")));
+            fmt::format("{} is missing, and the name {} does not tell it; write qcow2, vmdk, raw, "
+                        "or what else it is",
+                        reader.labelled("format"), reader.path()));
     }
     // A slow disk is no reason to let go of it; a program that ended is noticed at once.
     return open_with({.uri = uri_of_socket(socket != nullptr ? *socket : ""),

@@ -112,7 +112,7 @@ class Programs(Started):
                 (["nbd", "--foreground", "--recovery", "queue", "--", "nbdkit", "null"], 2,
                  "leave --foreground"),
                 (["image", "/tmp/nothing.qcow2"], 1, "No such file"),
-                (["image", "/etc/hostname"], 2, "add --format"),
+                (["image", "/etc/hostname"], 2, "--format is missing"),
                 (["image", "/etc/hostname", "--format", "qcow2"], 1, "start qemu-nbd")):
             with self.subTest(words):
                 refused = ashlar("add", *words, check=False)
