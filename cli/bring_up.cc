@@ -17,6 +17,7 @@
 
 #include "cli/backend_table.h"
 #include "cli/server_state.h"
+#include "cli/store_check.h"
 
 namespace ashlar::cli {
 namespace {
@@ -48,7 +49,7 @@ Result<Fd> claim_socket(DeviceId id, bool is_new) {
 }
 
 bool is_block_device(const std::string& path, const DeviceParams& params) {
-    struct stat node {};
+    struct stat node{};
     return stat(path.c_str(), &node) == 0 && S_ISBLK(node.st_mode) &&
            node.st_rdev == makedev(params.disk_major, params.disk_minor);
 }
@@ -62,13 +63,15 @@ Result<void> await_node(DeviceId id, const std::string& path) {
     if (!params) return std::unexpected(params.error());
     const auto deadline = std::chrono::steady_clock::now() + kNodeTimeout;
     while (!is_block_device(path, *params)) {
-        struct stat other {};
+        struct stat other{};
         if (stat(path.c_str(), &other) == 0 && !S_ISBLK(other.st_mode)) {
             return std::unexpected(Error{.operation = "look at " + path,
                                          .code = EEXIST,
                                          .detail = "something else has this name",
                                          .hint = "remove it, then try again"});
         }
+        // Somebody may have removed it.
+        if (const auto info = control->info(id); !info) return std::unexpected(info.error());
         if (std::chrono::steady_clock::now() >= deadline) {
             return std::unexpected(
                 Error{.operation = "wait for " + path,
@@ -84,19 +87,6 @@ Result<void> await_node(DeviceId id, const std::string& path) {
 std::string own_program() {
     std::error_code none;
     return std::filesystem::read_symlink("/proc/self/exe", none).string();
-}
-
-Result<void> check_store(const ServerState& left, const Backend& backend) {
-    const std::string now = backend.identity();
-    const std::uint64_t size = backend.geometry().size;
-    if (now == left.store && size == left.size) return {};
-    return std::unexpected(
-        Error{.operation = "recover device",
-              .code = ESTALE,
-              .device = left.id,
-              .detail = fmt::format("its backend was '{}' with {} bytes, and is now '{}' with {}",
-                                    left.store, left.size, now, size),
-              .hint = "put back what it was, or remove the device"});
 }
 
 Result<Device> make_device(const ServerJob& job, const std::shared_ptr<Backend>& backend) {
@@ -118,16 +108,21 @@ Result<void> publish(const ServerJob& job, const Device& device, const Backend& 
                         .store = backend.identity(),
                         .log_file = job.log_file,
                         .program = own_program(),
-                        .supervisor = job.supervisor});
+                        .supervisor = job.supervisor,
+                        .supervisor_start = job.supervisor_start});
 }
 
 Result<Fd> start(const ServerJob& job, Device& device, const Backend& backend) {
     const DeviceId id = device.info().id;
     auto listener = claim_socket(id, !job.recovered);
     if (!listener) return listener;
-    Result<void> step = device.start();
+    // Of a device that is recovered it is said beforehand: a server that cannot say that it serves
+    // must leave the device as it was.
+    Result<void> step;
+    if (job.recovered) step = publish(job, device, backend);
+    if (step) step = device.start();
     if (step) step = await_node(id, device.block_path());
-    if (step) step = publish(job, device, backend);
+    if (step && !job.recovered) step = publish(job, device, backend);
     if (!step) return std::unexpected(step.error());
     return listener;
 }
@@ -148,17 +143,14 @@ Result<Served> bring_up(const ServerJob& job, const Log& log,
     if (!job.recovered) created(device->info());
     auto listener = start(job, *device, **backend);
     if (listener) {
-        return Served{.device = std::move(*device),
+        return Served{.backend = std::move(*backend),
+                      .device = std::move(*device),
                       .listener = std::move(*listener),
                       .protections = std::move(protections)};
     }
-    if (!job.recovered) {
-        remove_orphaned_state(device->info().id);
-    } else if (device->stage() == DeviceStage::serving) {
-        // The state file could not be written: its users wait for a server that can.
-        static_cast<void>(device->quiesce());
-    }
-    if (job.recovered && device->stage() != DeviceStage::serving) device->detach();
+    if (!job.recovered) remove_orphaned_state(device->info().id);
+    // Its users wait for another server.
+    if (job.recovered && device->stage() != DeviceStage::removed) device->detach();
     return std::unexpected(listener.error());
 }
 

@@ -12,6 +12,7 @@
 namespace ashlar::cli {
 
 struct Served {
+    std::shared_ptr<Backend> backend;
     Device device;
     Fd listener;
     Protections protections;

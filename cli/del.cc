@@ -1,21 +1,21 @@
 // ashlar del: takes devices away, and waits until nothing of them is left.
 #include <fmt/format.h>
-#include <poll.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 #include <cerrno>
+#include <chrono>
 #include <memory>
 #include <vector>
 
 #include "base/fd.h"
 #include "cli/command.h"
 #include "cli/in_use.h"
+#include "cli/process.h"
 #include "cli/program.h"
 #include "cli/server_state.h"
 
 namespace ashlar::cli {
 namespace {
 
+constexpr auto kLockWait = std::chrono::seconds(10);
 constexpr int kServerEndMs = 10'000;
 // A program that serves the disk first writes what it still has.
 constexpr int kSupervisorEndMs = 70'000;
@@ -27,36 +27,17 @@ struct DelOptions {
     bool async = false;
 };
 
-Fd open_process(std::int32_t process) {
-    return Fd(process > 0 ? static_cast<int>(syscall(SYS_pidfd_open, process, 0)) : -1);
-}
-
 // Server and supervisor end by themselves once their device is gone.
-bool await_end(const Fd& process, int bound_ms) {
-    if (!process.valid()) return true;
-    pollfd fd{process.get(), POLLIN, 0};
-    int ready = 0;
-    do {
-        ready = poll(&fd, 1, bound_ms);
-    } while (ready < 0 && errno == EINTR);
-    return ready > 0;
-}
-
 int complain_of(DeviceId id, const char* who, std::int32_t process) {
     complain(fmt::format("ublk{} is gone, but its {}, process {}, does not end; type 'kill -9 {}'",
                          id, who, process, process));
     return kFailure;
 }
 
-bool has_ended(const Fd& process) {
-    pollfd fd{process.get(), POLLIN, 0};
-    return !process.valid() || poll(&fd, 1, 0) > 0;
-}
-
 // A removal that did not end in time waits either for the server or for who has the disk open.
 Error explain(Error error, const DeviceInfo& info, const Fd& server) {
     if (error.code != ETIMEDOUT) return error;
-    if (!has_ended(server)) {
+    if (!await_end(server, 0)) {
         error.detail = fmt::format("its server, process {}, does not let go", info.pid);
         error.hint = fmt::format("type 'kill -9 {}', then try again", info.pid);
     } else if (const auto user = who_has_open(info.id)) {
@@ -67,6 +48,8 @@ Error explain(Error error, const DeviceInfo& info, const Fd& server) {
 }
 
 int del_device(Control& control, DeviceId id, const DelOptions& options) {
+    // Whoever brings it back comes to an end first; but nobody keeps it from being removed.
+    const Fd lock = lock_server(id, kLockWait);
     auto info = control.info(id);
     // What a killed server left is of no use without the device.
     if (!info && info.error().code == ENODEV) remove_state_of_gone(control, id);
@@ -88,7 +71,7 @@ int del_device(Control& control, DeviceId id, const DelOptions& options) {
     // Opened before the removal, so that the number cannot mean another process later.
     const auto state = read_state(id, info->identity);
     const Fd server = open_process(info->pid);
-    const Fd supervisor = open_process(state ? state->supervisor : 0);
+    const Fd supervisor = state ? open_process(state->supervisor, state->supervisor_start) : Fd();
     if (auto removed = control.remove(id); !removed && removed.error().code != ENODEV) {
         return fail(explain(removed.error(), *info, server));
     }
@@ -104,7 +87,11 @@ int del_device(Control& control, DeviceId id, const DelOptions& options) {
 // What servers left that were killed, of devices that are gone: also a socket without a state file,
 // of one that was killed while it started.
 void remove_stale_state(Control& control) {
-    for (const DeviceId id : ids_with_state()) remove_state_of_gone(control, id);
+    for (const DeviceId id : ids_with_state()) {
+        // Unless somebody makes the device anew just now.
+        const Fd lock = lock_server(id, std::chrono::seconds(0));
+        if (lock.valid() || !read_any_state(id)) remove_state_of_gone(control, id);
+    }
     remove_stale_sockets();
 }
 

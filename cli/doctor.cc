@@ -73,7 +73,7 @@ bool module_file_exists() {
 }
 
 Finding check_driver() {
-    struct stat node {};
+    struct stat node{};
     if (stat("/dev/ublk-control", &node) == 0) {
         return {Verdict::good, "the driver is loaded, /dev/ublk-control exists"};
     }

@@ -125,17 +125,44 @@ std::optional<std::string> who_uses(DeviceId id) {
     return std::nullopt;
 }
 
+namespace {
+
+// Whether it is the path of this disk or of a partition of it, "(deleted)" or not.
+bool is_of_disk(std::string_view path, std::string_view disk) {
+    if (!path.starts_with(disk)) return false;
+    path.remove_prefix(disk.size());
+    return path.empty() || path.front() == 'p' || path.front() == ' ';
+}
+
+// By the name that it was mounted by, which stays when the disk is gone.
+std::optional<std::string> mount_point_by_name(const std::string& disk) {
+    std::ifstream file("/proc/self/mountinfo");
+    for (std::string line; std::getline(file, line);) {
+        const auto dash = line.find(" - ");
+        if (dash == std::string::npos) continue;
+        std::istringstream after(line.substr(dash + 3));
+        std::string type, source;
+        if (!(after >> type >> source) || !is_of_disk(source, disk)) continue;
+        std::istringstream fields(line);
+        std::string id, parent, device, root, point;
+        fields >> id >> parent >> device >> root >> point;
+        return point;
+    }
+    return std::nullopt;
+}
+
+}  // namespace
+
 std::optional<std::string> who_has_open(DeviceId id) {
     const std::string disk = fmt::format("/dev/ublkb{}", id);
+    if (const auto point = mount_point_by_name(disk)) return "the mount on " + *point;
     std::error_code none;
     for (const auto& process : fs::directory_iterator("/proc", none)) {
         const std::string pid = process.path().filename();
         if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
         for (const auto& open_file : fs::directory_iterator(process.path() / "fd", none)) {
             const std::string target = fs::read_symlink(open_file.path(), none);
-            if (!target.starts_with(disk)) continue;
-            const std::string rest = target.substr(disk.size());
-            if (!rest.empty() && rest.front() != 'p' && rest.front() != ' ') continue;
+            if (!is_of_disk(target, disk)) continue;
             std::ifstream comm(process.path() / "comm");
             std::string name;
             std::getline(comm, name);

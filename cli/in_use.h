@@ -13,8 +13,8 @@ namespace ashlar::cli {
 // namespace). Empty when nobody does. Processes that merely have it open do not count.
 [[nodiscard]] std::optional<std::string> who_uses(DeviceId id);
 
-// "process 17 (dd)" that has the disk or a partition open; empty when none is seen. Works also
-// when the disk was removed under it.
+// "process 17 (dd)" or "the mount on /data" that has the disk or a partition open; empty when none
+// is seen. Works also when the disk was removed under it.
 [[nodiscard]] std::optional<std::string> who_has_open(DeviceId id);
 
 }  // namespace ashlar::cli

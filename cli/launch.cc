@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -19,6 +20,7 @@
 #include "base/fd.h"
 #include "cli/command.h"
 #include "cli/held.h"
+#include "cli/process.h"
 #include "cli/server_state.h"
 #include "cli/supervisor.h"
 
@@ -123,6 +125,7 @@ int be_the_supervisor(ServerJob job, const Log& log, Fd pipe, bool recovers) {
         return kFailure;
     }
     job.supervisor = getpid();
+    job.supervisor_start = process_start(getpid());
     const pid_t server = fork();
     if (server == 0) run_background_server(job, log, std::move(pipe));
     if (server < 0) {
@@ -163,6 +166,8 @@ std::expected<DeviceId, std::string> hear(const std::string& told, pid_t child) 
     }
     if (last.contains("id")) return last["id"].get<DeviceId>();
     if (last.contains("error")) return std::unexpected(last.value("error", ""));
+    // A supervisor would try again.
+    kill(child, SIGTERM);
     std::string ended = how_it_ended(child);
     if (last.contains("created")) remove_unfinished(last);
     return std::unexpected(std::move(ended));

@@ -1,7 +1,5 @@
 // ashlar recover: a new server for a device that has none.
 #include <fmt/format.h>
-#include <cerrno>
-#include <csignal>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,7 +7,9 @@
 #include "cli/command.h"
 #include "cli/device_report.h"
 #include "cli/held.h"
+#include "cli/in_use.h"
 #include "cli/launch.h"
+#include "cli/process.h"
 #include "cli/server_state.h"
 
 namespace ashlar::cli {
@@ -23,10 +23,6 @@ struct RecoverOptions {
     bool locked = false;      // by who started this
     bool unattended = false;  // by a supervisor: what is paused or served stays as it is
 };
-
-bool is_alive(std::int32_t process) {
-    return process > 0 && (kill(process, 0) == 0 || errno != ESRCH);
-}
 
 Result<Log> open_log(const std::string& path) {
     return path.empty() ? Log::to_syslog() : Log::to_file(path);
@@ -67,12 +63,21 @@ int recover_device(Control& control, DeviceId id, const RecoverOptions& options)
                                       "use 'ashlar upgrade'",
                                       state->pid));
     }
+    // It is made anew in its place, which waits for them.
+    if (info->state == DeviceState::dead) {
+        if (const auto user = who_has_open(id)) {
+            return refuse(id,
+                          fmt::format("it was stopped, and {} still has it open; close it there, "
+                                      "then try again",
+                                      *user));
+        }
+    }
     auto job = job_from_state(*state);
     if (!job) return refuse(id, job.error());
     if (has_memory_of_its_own(job->spec)) {
         return refuse(id, "its bytes were in its server's memory, and are gone with it");
     }
-    if (!is_alive(job->supervisor)) job->supervisor = 0;
+    if (!is_alive(job->supervisor, job->supervisor_start)) job->supervisor = 0;
     if (!options.log_file.empty()) job->log_file = options.log_file;
     auto log = open_log(job->log_file);
     if (!log) return fail(log.error());
@@ -91,7 +96,8 @@ Result<std::vector<DeviceId>> lost_devices(Control& control) {
     std::vector<DeviceId> lost;
     for (const DeviceInfo& info : *devices) {
         const auto state = read_state(info.id, info.identity);
-        if (state && !state->paused && !is_alive(state->pid)) lost.push_back(info.id);
+        if (!state || state->paused) continue;
+        if (info.state != DeviceState::live || !is_alive(state->pid)) lost.push_back(info.id);
     }
     return lost;
 }

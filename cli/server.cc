@@ -22,6 +22,7 @@
 #include "cli/bring_up.h"
 #include "cli/command.h"
 #include "cli/server_state.h"
+#include "cli/store_check.h"
 
 namespace ashlar::cli {
 namespace {
@@ -98,38 +99,45 @@ Answer refuse(const Error& error) {
 }
 
 // The device goes on without this server, or waits to be recovered: what it takes is left there.
-Answer leave(const nlohmann::json& request, Device& device, const Log& log) {
+Answer leave(const nlohmann::json& request, const ServerJob& job, Served& served, const Log& log) {
+    Device& device = served.device;
     const std::string how = request.value("request", "");
     const bool if_unused = request.value("if_unused", nlohmann::json()) == true;
+    if (auto stays = check_store_stays(job.spec, *served.backend); !stays) {
+        return refuse(stays.error());
+    }
+    // First, for otherwise a supervisor would bring it back at once.
+    auto state = read_state(device.info().id, device.info().identity);
+    if (state && request.value("pause", nlohmann::json()) == true) {
+        state->paused = true;
+        if (auto written = write_state(*state); !written) return refuse(written.error());
+    }
     const auto left = how == "quiesce" ? device.quiesce()
                       : if_unused      ? device.stop_if_unused()
                                        : device.stop();
-    if (!left) return refuse(left.error());
-    const DeviceId id = device.info().id;
-    if (auto state = read_state(id, device.info().identity)) {
-        state->paused = request.value("pause", nlohmann::json()) == true;
-        if (auto written = write_state(*state); !written) {
-            log.write(Level::warning, written.error().message());
+    if (!left) {
+        if (state && state->paused) {
+            state->paused = false;
+            static_cast<void>(write_state(*state));
         }
+        return refuse(left.error());
     }
     device.detach();
     log.write(Level::info, how == "quiesce" ? "quiesced" : "stopped; the device stays");
     return {.text = {{"left", true}}, .outcome = Outcome::left};
 }
 
-Answer answer(const nlohmann::json& request, Device& device, const DeviceOptions& options,
-              const Protections& protections, const Log& log) {
+Answer answer(const nlohmann::json& request, const ServerJob& job, Served& served, const Log& log) {
     const auto asked = request.is_object() ? request.find("request") : request.end();
     if (asked == request.end()) return {.text = {{"error", "no request"}}};
-    if (*asked == "counters") return {.text = {{"queues", counters_json(device)}}};
-    if (*asked == "info") return {.text = info_json(device, options, protections)};
-    if (*asked == "quiesce" || *asked == "stop") return leave(request, device, log);
+    if (*asked == "counters") return {.text = {{"queues", counters_json(served.device)}}};
+    if (*asked == "info") return {.text = info_json(served.device, job.device, served.protections)};
+    if (*asked == "quiesce" || *asked == "stop") return leave(request, job, served, log);
     return {.text = {{"error", "unknown request"}}};
 }
 
-Outcome answer_client(int listener, Device& device, const DeviceOptions& options,
-                      const Protections& protections, const Log& log) {
-    const Fd client(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+Outcome answer_client(const ServerJob& job, Served& served, const Log& log) {
+    const Fd client(accept4(served.listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!client.valid()) {
         // Out of descriptors or memory: the client stays in line, so do not ask again at once.
         if (errno != EAGAIN && errno != ECONNABORTED) std::this_thread::sleep_for(50ms);
@@ -138,7 +146,7 @@ Outcome answer_client(int listener, Device& device, const DeviceOptions& options
     setsockopt(client.get(), SOL_SOCKET, SO_SNDTIMEO, &kClientTimeout, sizeof(kClientTimeout));
     const auto request = receive_line(client.get(), kRequestTimeout, kRequestMax);
     if (!request) return Outcome::serves;
-    const Answer given = answer(*request, device, options, protections, log);
+    const Answer given = answer(*request, job, served, log);
     // A client that left early misses its own answer only.
     static_cast<void>(send_line(client.get(), given.text));
     return given.outcome;
@@ -147,18 +155,15 @@ Outcome answer_client(int listener, Device& device, const DeviceOptions& options
 enum class End { signalled, stopped, left };
 
 // Answers questions until there is a reason to end.
-End serve_clients(Device& device, const DeviceOptions& options, const Protections& protections,
-                  const Log& log, int signals, int listener, int stopped) {
+End serve_clients(const ServerJob& job, Served& served, const Log& log, int signals, int stopped) {
     std::array<pollfd, 3> fds = {
-        {{signals, POLLIN, 0}, {stopped, POLLIN, 0}, {listener, POLLIN, 0}}};
+        {{signals, POLLIN, 0}, {stopped, POLLIN, 0}, {served.listener.get(), POLLIN, 0}}};
     while (true) {
         if (poll(fds.data(), fds.size(), -1) < 0) continue;  // EINTR
         if (fds[1].revents != 0) return End::stopped;
         if (fds[0].revents != 0) return End::signalled;
         if (fds[2].revents == 0) continue;
-        if (answer_client(listener, device, options, protections, log) == Outcome::left) {
-            return End::left;
-        }
+        if (answer_client(job, served, log) == Outcome::left) return End::left;
     }
 }
 
@@ -228,8 +233,7 @@ int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& 
         static_cast<void>(take_down(device, log));
         return kFailure;
     }
-    const End end = serve_clients(device, job.device, served.protections, log, signals,
-                                  served.listener.get(), stopped.get());
+    const End end = serve_clients(job, served, log, signals, stopped.get());
     if (end == End::left) {
         static_cast<void>(waiter.outcome());
         return kSuccess;

@@ -24,6 +24,7 @@ struct ServerJob {
     std::vector<SpecOption> options;         // the same, as they were given
     std::string log_file;                    // empty: syslog
     std::int32_t supervisor = 0;             // its process; 0: none
+    std::uint64_t supervisor_start = 0;      // process_start() of that one
     std::optional<ServerState> recovered{};  // what the last server left; none: a new device
 };
 

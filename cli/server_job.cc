@@ -20,6 +20,7 @@ Parsed<ServerJob> job_from_state(const ServerState& state) {
                      .options = state.options,
                      .log_file = state.log_file,
                      .supervisor = state.supervisor,
+                     .supervisor_start = state.supervisor_start,
                      .recovered = state};
 }
 

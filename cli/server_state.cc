@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 
 #include "cli/command.h"
 
@@ -70,7 +71,7 @@ namespace {
 // All of a regular file, if it is not larger than any state file.
 std::string read_small_file(const std::string& path) {
     const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    struct stat about {};
+    struct stat about{};
     if (!fd.valid() || fstat(fd.get(), &about) != 0 || !S_ISREG(about.st_mode)) return {};
     if (about.st_size > kStateMost) return {};
     std::string text(static_cast<std::size_t>(about.st_size), '\0');
@@ -97,16 +98,28 @@ StateLock::StateLock() : directory_(open(kStateDirectory, O_RDONLY | O_DIRECTORY
     }
 }
 
-Fd lock_server(DeviceId id) {
+namespace {
+
+bool lock_until(const Fd& fd, std::chrono::steady_clock::time_point deadline) {
+    using namespace std::chrono_literals;
+    while (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+        if (std::chrono::steady_clock::now() >= deadline) return false;
+        std::this_thread::sleep_for(2ms);
+    }
+    return true;
+}
+
+}  // namespace
+
+Fd lock_server(DeviceId id, std::chrono::milliseconds bound) {
+    const auto deadline = std::chrono::steady_clock::now() + bound;
     const std::string path = lock_path(id);
     while (access(state_path(id).c_str(), F_OK) == 0) {
         Fd fd(open(path.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0600));
-        if (!fd.valid()) break;
-        while (flock(fd.get(), LOCK_EX) != 0 && errno == EINTR) {
-        }
+        if (!fd.valid() || !lock_until(fd, deadline)) break;
         // Whoever held it may have removed the device, and another be there by now.
-        struct stat locked {};
-        struct stat there {};
+        struct stat locked{};
+        struct stat there{};
         if (fstat(fd.get(), &locked) == 0 && stat(path.c_str(), &there) == 0 &&
             locked.st_ino == there.st_ino) {
             return fd;

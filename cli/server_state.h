@@ -36,8 +36,8 @@ void remove_orphaned_state(DeviceId id) noexcept;
 void remove_state_of_gone(Control& control, DeviceId id);
 
 // Held by who changes a device's server: two at once would take it from each other. Waits for the
-// other one. Empty descriptor: there is no state file.
-[[nodiscard]] Fd lock_server(DeviceId id);
+// other one, so long. Empty descriptor: there is no state file, or the time is over.
+[[nodiscard]] Fd lock_server(DeviceId id, std::chrono::milliseconds bound = std::chrono::hours(24));
 
 // Held while files and sockets change hands: who looks and then removes must not be overtaken by
 // the next server of the same id.

@@ -23,12 +23,20 @@ std::string format_state(const ServerState& state) {
         options.push_back(option.value ? nlohmann::json::array({option.key, *option.value})
                                        : nlohmann::json::array({option.key}));
     }
-    const nlohmann::json json = {
-        {"version", kVersion},   {"id", state.id},           {"identity", state.identity},
-        {"pid", state.pid},      {"type", state.type},       {"backend", state.backend},
-        {"options", options},    {"size", state.size},       {"store", state.store},
-        {"log", state.log_file}, {"program", state.program}, {"supervisor", state.supervisor},
-        {"paused", state.paused}};
+    const nlohmann::json json = {{"version", kVersion},
+                                 {"id", state.id},
+                                 {"identity", state.identity},
+                                 {"pid", state.pid},
+                                 {"type", state.type},
+                                 {"backend", state.backend},
+                                 {"options", options},
+                                 {"size", state.size},
+                                 {"store", state.store},
+                                 {"log", state.log_file},
+                                 {"program", state.program},
+                                 {"supervisor", state.supervisor},
+                                 {"supervisor_start", state.supervisor_start},
+                                 {"paused", state.paused}};
     // A path need not be UTF-8; such a device cannot be recovered from here.
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
@@ -93,6 +101,7 @@ std::optional<ServerState> parse_state(DeviceId id, std::string_view text) {
                        .log_file = word(json, "log"),
                        .program = word(json, "program"),
                        .supervisor = *supervisor,
+                       .supervisor_start = number(json, "supervisor_start").value_or(0),
                        .paused = json.value("paused", nlohmann::json()) == true};
 }
 

@@ -18,15 +18,16 @@ struct ServerState {
     DeviceId id = 0;
     std::uint64_t identity = 0;  // DeviceInfo::identity: whose file this is
     std::int32_t pid = 0;
-    std::string type;                   // the backend: "mem", "null"
-    std::string backend{};              // the spec that opens it once more
-    std::vector<SpecOption> options{};  // the device's, as they were given
-    std::uint64_t size = 0;             // bytes of the disk
-    std::string store{};                // Backend::identity()
-    std::string log_file{};             // empty: syslog
-    std::string program{};              // the server's; what starts it again
-    std::int32_t supervisor = 0;        // its process; 0: none
-    bool paused = false;                // quiesced or stopped on purpose: not to be recovered
+    std::string type;                    // the backend: "mem", "null"
+    std::string backend{};               // the spec that opens it once more
+    std::vector<SpecOption> options{};   // the device's, as they were given
+    std::uint64_t size = 0;              // bytes of the disk
+    std::string store{};                 // Backend::identity()
+    std::string log_file{};              // empty: syslog
+    std::string program{};               // the server's; what starts it again
+    std::int32_t supervisor = 0;         // its process; 0: none
+    std::uint64_t supervisor_start = 0;  // process_start() of that one
+    bool paused = false;                 // quiesced or stopped on purpose: not to be recovered
     friend bool operator==(const ServerState&, const ServerState&) = default;
 };
 

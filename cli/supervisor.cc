@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <algorithm>
@@ -18,6 +17,7 @@
 #include <utility>
 
 #include "cli/command.h"
+#include "cli/process.h"
 #include "cli/server_state.h"
 
 namespace ashlar::cli {
@@ -33,50 +33,64 @@ constexpr milliseconds kLongestDelay{5000};
 constexpr auto kLongLife = 1s;
 constexpr int kAttemptsMost = 10;
 constexpr milliseconds kPausedLook{100};
+constexpr milliseconds kFirstLook{10};
+
+struct Watched {
+    DeviceId id = 0;
+    std::uint64_t identity = 0;
+};
 
 // What state file names this process as its supervisor.
-std::optional<ServerState> own_state() {
+std::optional<Watched> find_own() {
     for (const DeviceId id : ids_with_state()) {
-        auto state = read_any_state(id);
-        if (state && state->supervisor == getpid()) return state;
+        const auto state = read_any_state(id);
+        if (state && state->supervisor == getpid()) return Watched{id, state->identity};
     }
     return std::nullopt;
 }
 
-bool device_exists(const ServerState& state) {
+bool exists(const Watched& device) {
     auto control = Control::open();
     if (!control) return true;  // it cannot be told
-    const auto info = control->info(state.id);
+    const auto info = control->info(device.id);
     if (!info) return info.error().code != ENODEV;
-    return info->identity == state.identity;
+    return info->identity == device.identity;
 }
 
-bool is_alive(pid_t process) { return process > 0 && (kill(process, 0) == 0 || errno != ESRCH); }
+bool is_gone(const Watched& device) {
+    if (exists(device)) return false;
+    // Unless somebody makes it anew just now.
+    const Fd lock = lock_server(device.id);
+    return !exists(device);
+}
 
 class Supervisor {
 public:
     Supervisor(const Log& log, Fd signals, bool recovers)
         : log_(log), signals_(std::move(signals)), recovers_(recovers) {}
 
+    // What a state file says later, or that it cannot be read, is no reason to go while the device
+    // is there: what is held here would go too.
     int run(pid_t server) {
         while (true) {
             await_end(server);
             if (server > 0) waitpid(server, nullptr, WNOHANG);
-            auto state = own_state();
-            if (!state || !device_exists(*state)) return kSuccess;
-            if (ending_) return kSuccess;
-            if (state->pid != server && is_alive(state->pid)) {
+            if (!device_) device_ = find_own();
+            if (!device_ || is_gone(*device_)) return kSuccess;
+            if (ending_) return end_device();
+            const auto state = read_state(device_->id, device_->identity);
+            if (state && state->pid != server && is_alive(state->pid)) {
                 server = state->pid;  // somebody else brought it back
                 began_ = steady_clock::now();
                 given_up_ = false;
                 continue;
             }
-            if (state->paused || !recovers_ || given_up_) {
+            if (!state || state->paused || !recovers_ || given_up_) {
                 await_news(kPausedLook);
                 continue;
             }
             given_up_ = !recover(*state);
-            const auto next = own_state();
+            const auto next = read_state(device_->id, device_->identity);
             server = next ? next->pid : 0;
         }
     }
@@ -84,11 +98,15 @@ public:
 private:
     // Until the process has ended; signals meanwhile go on to it.
     void await_end(pid_t server) {
-        const Fd process(server > 0 ? static_cast<int>(syscall(SYS_pidfd_open, server, 0)) : -1);
+        const Fd process = open_process(server);
         if (!process.valid()) return;
         std::array<pollfd, 2> fds = {{{process.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}}};
         while (true) {
-            if (poll(fds.data(), fds.size(), -1) < 0) continue;  // EINTR
+            // Which device it is, is known when the first server has said so.
+            const int bound = device_ ? -1 : static_cast<int>(kFirstLook.count());
+            const int ready = poll(fds.data(), fds.size(), bound);
+            if (!device_) device_ = find_own();
+            if (ready <= 0) continue;
             if (fds[0].revents != 0) return;
             if (fds[1].revents != 0) forward(server);
         }
@@ -106,6 +124,19 @@ private:
         if (poll(&fd, 1, static_cast<int>(bound.count())) > 0) ending_ = true;
     }
 
+    // Asked to, and nobody serves it.
+    int end_device() {
+        auto control = Control::open();
+        const Result<void> removed =
+            control ? control->remove(device_->id) : Result<void>(std::unexpected(control.error()));
+        if (!removed) {
+            log_.write(Level::error, removed.error().message());
+            return kFailure;
+        }
+        remove_state(device_->id, device_->identity);
+        return kSuccess;
+    }
+
     // False when it is given up.
     bool recover(const ServerState& state) {
         if (steady_clock::now() - began_ >= kLongLife) attempts_ = 0;
@@ -119,8 +150,7 @@ private:
                 began_ = steady_clock::now();
                 return true;
             }
-            const auto now = own_state();
-            if (!now || !device_exists(*now)) return true;
+            if (is_gone(*device_)) return true;
         }
         log_.write(Level::error,
                    fmt::format("ublk{}: no server stays; given up, try 'ashlar recover {}'",
@@ -158,6 +188,7 @@ private:
     const Log& log_;
     Fd signals_;
     const bool recovers_;
+    std::optional<Watched> device_;
     steady_clock::time_point began_ = steady_clock::now();
     int attempts_ = 0;
     bool given_up_ = false;

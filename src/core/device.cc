@@ -66,19 +66,20 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOpti
     // Drivers before 6.16 keep a stopped device's tags as fetched. No flag tells, but QUIESCE came
     // with the same release.
     state->restartable = (*features & kernel::abi::f_quiesce) != 0;
-    if (auto added = state->add(options.id); !added) return std::unexpected(added.error());
+    if (auto added = state->add(options.id, random_nonzero()); !added)
+        return std::unexpected(added.error());
     state->choice.choices.threads = state->thread_count();
     return Device(std::move(state));
 }
 
 // Adds the device to the kernel with its parameters; on failure nothing is left.
-Result<void> Device::State::add(std::optional<DeviceId> id) {
+Result<void> Device::State::add(std::optional<DeviceId> id, std::uint64_t identity) {
     auto added = control.add({.id = id,
                               .queues = options.queues,
                               .depth = options.depth,
                               .io_max = options.io_max,
                               .features = choice.features,
-                              .identity = random_nonzero()});
+                              .identity = identity});
     if (!added) return std::unexpected(added.error());
     info = *added;
     Result<void> set;
@@ -94,11 +95,11 @@ Result<void> Device::State::add(std::optional<DeviceId> id) {
     return set;
 }
 
-// A fresh device with the same id in place of one that the driver cannot start again.
+// In place of a device that the driver cannot start again one that is the same to everybody.
 Result<void> Device::State::renew() {
     const DeviceId id = info.id;
     Result<void> step = control.remove(id);
-    if (step) step = add(id);
+    if (step) step = add(id, info.identity);
     if (!step) {
         // Removal may end later, when the last holder of the block device closes it.
         const std::lock_guard lock(mutex);
@@ -115,8 +116,11 @@ Result<Device> Device::recover(std::shared_ptr<Backend> backend, DeviceId id,
     auto control = Control::open({.timeout = options.timeout});
     if (!control) return std::unexpected(control.error());
     auto state = std::make_shared<State>(std::move(*control), std::move(backend), options);
-    // Drivers before 7.0 let only the process that stopped a device map its descriptors again.
-    state->restartable = false;
+    const auto features = state->control.features();
+    if (!features) return std::unexpected(features.error());
+    // Drivers before 7.3 let only the process that stopped a device start it again. No flag tells,
+    // but IO_DESC_SIZE came with the same release.
+    state->restartable = (*features & kernel::abi::f_io_desc_size) != 0;
     if (auto taken = state->take_over(id); !taken) return std::unexpected(taken.error());
     state->choice.choices.threads = state->thread_count();
     return Device(std::move(state));

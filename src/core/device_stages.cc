@@ -20,6 +20,7 @@ using std::chrono::steady_clock;
 
 constexpr unsigned kEntriesMost = 32'768;
 constexpr auto kRetryInterval = milliseconds(2);
+constexpr auto kDescriptorCloses = milliseconds(10'000);
 
 }  // namespace
 
@@ -112,7 +113,14 @@ Result<void> Device::State::begin_serving() {
 
 Result<void> Device::State::begin_recovery() {
     if (auto ended = await_state(DeviceState::quiesced, kServerEnds); !ended) return ended;
-    if (auto begun = control.start_recovery(info.id); !begun) return begun;
+    // The last server's descriptor of the device closes a moment after that.
+    const auto deadline = steady_clock::now() + kDescriptorCloses;
+    auto begun = control.start_recovery(info.id);
+    while (!begun && begun.error().code == EBUSY && steady_clock::now() < deadline) {
+        std::this_thread::sleep_for(kRetryInterval);
+        begun = control.start_recovery(info.id);
+    }
+    if (!begun) return begun;
     auto served = serve();
     if (served) served = control.end_recovery(info.id, getpid());
     return served;

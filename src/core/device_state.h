@@ -37,7 +37,7 @@ struct Device::State {
                      .hint = std::move(hint)};
     }
 
-    Result<void> add(std::optional<DeviceId> id);
+    Result<void> add(std::optional<DeviceId> id, std::uint64_t identity);
     Result<void> take_over(DeviceId id);
     Result<void> check_backend(const DeviceParams& params) const;
     Result<void> start();
