@@ -139,6 +139,10 @@ private:
             {{"nbdkit", "nbdkit"}, {"qemu-nbd", "qemu-utils"}, {"nbd-server", "nbd-server"}}};
         process_.reset();
         std::filesystem::remove(socket());
+        // What an earlier one left behind may still listen for a moment.
+        for (int i = 0; i < 1000 && is_there(); ++i) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        }
         const std::string program = words.front();
         try {
             process_ = std::make_unique<ChildProcess>(std::move(words));

@@ -56,16 +56,20 @@ Error error_of(const std::string& uri, int code, std::string detail) {
 
 // What the call that failed just now says, on this thread.
 Error last_error(const std::string& uri) {
-    std::string text = nbd_get_error();
+    const char* const said = nbd_get_error();
+    std::string text = said != nullptr ? said : "";
     const int code = code_of(nbd_get_errno(), text);
     // "nbd_poll: connect: Connection refused": whose function it was is of no use to anybody.
     if (text.starts_with("nbd_")) text.erase(0, std::min(text.find(": ") + 2, text.size()));
     return error_of(uri, code, std::move(text));
 }
 
-Result<void> await_handshake(nbd_handle* handle, const std::string& uri, milliseconds timeout,
-                             const std::atomic<bool>& given_up) {
-    const auto deadline = steady_clock::now() + std::clamp(timeout, milliseconds(1), kLongest);
+steady_clock::time_point deadline_after(milliseconds timeout) {
+    return steady_clock::now() + std::clamp(timeout, milliseconds(1), kLongest);
+}
+
+Result<void> await_handshake(nbd_handle* handle, const std::string& uri,
+                             steady_clock::time_point deadline, const std::atomic<bool>& given_up) {
     while (nbd_aio_is_connecting(handle) == 1) {
         if (given_up) return std::unexpected(error_of(uri, ECANCELED, ""));
         const auto left =
@@ -88,7 +92,9 @@ std::uint32_t block_size(nbd_handle* handle, int which) {
 
 Result<Export> ask(nbd_handle* handle, const std::string& uri) {
     const std::int64_t size = nbd_get_size(handle);
-    if (size < 0) return std::unexpected(last_error(uri));
+    // Of a size that no disk has libnbd says nothing more.
+    if (size < 0)
+        return std::unexpected(error_of(uri, EPROTO, "the server says no size of a disk"));
     return Export{.size = static_cast<std::uint64_t>(size),
                   .block_min = std::max(block_size(handle, LIBNBD_SIZE_MINIMUM), 1U),
                   .block_preferred = block_size(handle, LIBNBD_SIZE_PREFERRED),
@@ -148,10 +154,20 @@ struct Listing {
     std::vector<NbdExport> exports{};
 };
 
+// Nobody reads more.
+constexpr std::size_t kExportsMost = 10'000;
+
 int note_export(void* context, const char* export_name, const char* description) {
-    static_cast<Listing*>(context)->exports.push_back(
-        {.name = export_name, .description = description});
+    auto& exports = static_cast<Listing*>(context)->exports;
+    if (exports.size() < kExportsMost) {
+        exports.push_back({.name = export_name, .description = description});
+    }
     return 0;
+}
+
+int note_error(void* context, int* error) {
+    *static_cast<int*>(context) = *error;
+    return 1;
 }
 
 }  // namespace
@@ -162,7 +178,7 @@ Result<Connection> connect(const std::string& uri, milliseconds timeout,
     if (!made) return std::unexpected(made.error());
     nbd_handle* const handle = made->get();
     if (nbd_aio_connect_uri(handle, uri.c_str()) != 0) return std::unexpected(last_error(uri));
-    if (auto done = await_handshake(handle, uri, timeout, given_up); !done) {
+    if (auto done = await_handshake(handle, uri, deadline_after(timeout), given_up); !done) {
         return std::unexpected(done.error());
     }
     auto about = ask(handle, uri);
@@ -191,26 +207,38 @@ Result<std::vector<NbdExport>> list_nbd_exports(const std::string& uri,
     if (!made) return std::unexpected(made.error());
     nbd_handle* const handle = made->get();
     const std::atomic<bool> never = false;
+    const auto deadline = deadline_after(timeout);
+    const auto settled = [&] { return await_handshake(handle, uri, deadline, never); };
     if (nbd_set_opt_mode(handle, true) != 0 || nbd_aio_connect_uri(handle, uri.c_str()) != 0) {
         return std::unexpected(last_error(uri));
     }
-    if (auto done = await_handshake(handle, uri, timeout, never); !done) {
-        return std::unexpected(done.error());
-    }
+    if (auto done = settled(); !done) return std::unexpected(done.error());
     Listing listing;
-    if (nbd_opt_list(handle, {.callback = note_export, .user_data = &listing, .free = nullptr}) <
-        0) {
+    int error = 0;
+    const nbd_completion_callback completion{
+        .callback = note_error, .user_data = &error, .free = nullptr};
+    if (nbd_aio_opt_list(handle, {.callback = note_export, .user_data = &listing, .free = nullptr},
+                         completion) < 0) {
         return std::unexpected(last_error(uri));
+    }
+    if (auto done = settled(); !done) return std::unexpected(done.error());
+    if (error != 0) {
+        const int code = error == ENOTSUP ? EOPNOTSUPP : error;
+        return std::unexpected(error_of(uri, code, "it does not tell what it offers"));
     }
     for (NbdExport& one : listing.exports) {
         // A server may keep what it tells of an export to itself.
-        if (nbd_set_export_name(handle, one.name.c_str()) != 0 || nbd_opt_info(handle) != 0) {
+        error = 0;
+        if (nbd_set_export_name(handle, one.name.c_str()) != 0 ||
+            nbd_aio_opt_info(handle, completion) != 0) {
             continue;
         }
+        if (auto done = settled(); !done) return std::unexpected(done.error());
+        if (error != 0) continue;
         one.size = static_cast<std::uint64_t>(std::max<std::int64_t>(nbd_get_size(handle), 0));
         one.read_only = nbd_is_read_only(handle) == 1;
     }
-    nbd_opt_abort(handle);
+    nbd_aio_opt_abort(handle);
     return std::move(listing.exports);
 }
 

@@ -1,10 +1,12 @@
 // A server for tests, on a thread, that does what a test says with each connection. It greets with
-// the protocol's oldest handshake, which is one message, and so answers simply.
+// the protocol's oldest handshake, which is one message, and so answers simply; or the test
+// negotiates by itself.
 #pragma once
 
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -33,7 +35,18 @@ public:
         std::vector<std::byte> data{};  // of a write
     };
 
+    // What becomes of a message before it leaves, and then.
+    enum class Then : std::uint8_t { go_on, close, repeat };
+    using Tamper = std::function<Then(Stream& message)>;
+
     explicit Peer(int socket) : socket_(socket) {}
+
+    void set_tamper(Tamper tamper) { tamper_ = std::move(tamper); }
+    // Whether request() need not wait for its beginning.
+    bool has_request() const {
+        std::byte one{};
+        return recv(socket_, &one, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
+    }
 
     // Waits for the next; empty when the connection has ended.
     std::optional<Asked> request() {
@@ -57,16 +70,14 @@ public:
         }
         return asked;
     }
-    // False when nobody hears it.
+    // False when nobody hears it, or that was all.
     bool say(const Stream& stream) {
-        std::size_t done = 0;
-        while (done < stream.bytes.size()) {
-            const ssize_t count =
-                send(socket_, stream.bytes.data() + done, stream.bytes.size() - done, MSG_NOSIGNAL);
-            if (count <= 0) return false;
-            done += static_cast<std::size_t>(count);
-        }
-        return true;
+        if (!tamper_) return send_all(stream);
+        Stream tampered = stream;
+        const Then then = tamper_(tampered);
+        bool heard = send_all(tampered);
+        while (heard && then == Then::repeat) heard = send_all(tampered);
+        return heard && then == Then::go_on;
     }
     // As a server whose disk is full of 0x5a.
     bool answer(const Asked& asked) {
@@ -84,13 +95,81 @@ public:
         }
     }
 
-private:
+    // Waits for so many bytes. False: the connection has ended before.
     bool take(std::span<std::byte> into) const {
         return into.empty() || recv(socket_, into.data(), into.size(), MSG_WAITALL) ==
                                    static_cast<ssize_t>(into.size());
     }
+
+private:
+    bool send_all(const Stream& stream) const {
+        std::size_t done = 0;
+        while (done < stream.bytes.size()) {
+            const ssize_t count =
+                send(socket_, stream.bytes.data() + done, stream.bytes.size() - done, MSG_NOSIGNAL);
+            if (count <= 0) return false;
+            done += static_cast<std::size_t>(count);
+        }
+        return true;
+    }
+
     int socket_;
+    Tamper tamper_;
 };
+
+// Flush, FUA, trim, write zeroes.
+inline constexpr std::uint32_t kTransmissionFlags = 1U | 1U << 2 | 1U << 3 | 1U << 5 | 1U << 6;
+
+inline Stream oldest_greeting(std::uint64_t size) {
+    constexpr std::uint64_t name = 0x4e42444d41474943;  // "NBDMAGIC"
+    constexpr std::uint64_t oldest = 0x00420281861253;
+    return Stream()
+        .number(name, 8)
+        .number(oldest, 8)
+        .number(size, 8)
+        .number(kTransmissionFlags, 4)
+        .data(std::vector<std::byte>(124));
+}
+
+// The handshake by options. structured: that reads are answered in chunks is granted. False: the
+// connection is to end.
+inline bool negotiate(Peer& peer, std::uint64_t size, bool structured) {
+    constexpr std::uint64_t name = 0x4e42444d41474943;
+    constexpr std::uint64_t option_magic = 0x49484156454f5054;  // "IHAVEOPT"
+    constexpr std::uint32_t fixed_newstyle = 1;
+    std::array<std::byte, 16> header{};
+    if (!peer.say(Stream().number(name, 8).number(option_magic, 8).number(fixed_newstyle, 2)) ||
+        !peer.take(std::span(header).first<4>())) {
+        return false;
+    }
+    while (peer.take(header)) {
+        const auto last_byte = [&](std::size_t at) { return std::to_integer<int>(header[at]); };
+        std::vector<std::byte> data(std::size_t(last_byte(14) << 8 | last_byte(15)));
+        if (!peer.take(data)) return false;
+        const int option = last_byte(11);
+        const auto reply = [&](std::uint32_t type, const Stream& content = {}) {
+            return peer.say(Stream()
+                                .number(0x3e889045565a9, 8)
+                                .number(static_cast<std::uint64_t>(option), 4)
+                                .number(type, 4)
+                                .number(content.bytes.size(), 4)
+                                .data(content.bytes));
+        };
+        constexpr std::uint32_t ack = 1;
+        constexpr std::uint32_t info = 3;
+        constexpr std::uint32_t unsupported = 0x80000001;
+        const bool go = option == 7;
+        const bool grants = go || (option == 8 && structured);
+        if (option == 1) return false;  // the export's name, to which there is no other answer
+        if (go &&
+            !reply(info, Stream().number(0, 2).number(size, 8).number(kTransmissionFlags, 2))) {
+            return false;
+        }
+        if (!reply(grants ? ack : unsupported)) return false;
+        if (go) return true;
+    }
+    return false;
+}
 
 // One connection at a time.
 class TestServer {
@@ -98,8 +177,9 @@ public:
     // index: of the connection, from 0. It ends when this returns.
     using Serve = std::function<void(Peer& peer, unsigned index)>;
 
-    TestServer(std::uint64_t size, Serve serve, bool greets = true)
-        : serve_(std::move(serve)), size_(size), greets_(greets) {
+    // negotiates: serve does, else the oldest handshake was there before it.
+    TestServer(std::uint64_t size, Serve serve, bool negotiates = false)
+        : serve_(std::move(serve)), negotiates_(negotiates), size_(size) {
         std::string name = (std::filesystem::temp_directory_path() / "nbd-XXXXXX").string();
         directory_ = mkdtemp(name.data());
         sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
@@ -147,25 +227,18 @@ private:
             if (!greets_) {
                 while (peer.request()) {
                 }
-            } else if (peer.say(greeting())) {
+            } else if (negotiates_ || peer.say(oldest_greeting(size_))) {
                 serve_(peer, index);
             }
             const std::lock_guard lock(mutex_);
             connection_.reset();
         }
     }
-    [[nodiscard]] Stream greeting() const {
-        constexpr std::uint64_t name = 0x4e42444d41474943;  // "NBDMAGIC"
-        constexpr std::uint64_t oldest = 0x00420281861253;
-        // Flush, FUA, trim, write zeroes.
-        constexpr std::uint32_t flags = 1U | 1U << 2 | 1U << 3 | 1U << 5 | 1U << 6;
-        return Stream().number(name, 8).number(oldest, 8).number(size_, 8).number(flags, 4).data(
-            std::vector<std::byte>(124));
-    }
 
     const Serve serve_;
+    const bool negotiates_;
     std::atomic<std::uint64_t> size_;
-    std::atomic<bool> greets_;
+    std::atomic<bool> greets_ = true;
     std::string directory_;
     Fd listening_;
     std::mutex mutex_;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace ashlar::nbd {
@@ -51,8 +52,12 @@ public:
     Stream& hole(std::uint64_t cookie, std::uint64_t offset, std::uint32_t length, bool done) {
         return chunk(cookie, 2, 12, done).number(offset, 8).number(length, 4);
     }
-    Stream& error(std::uint64_t cookie, std::uint32_t code, bool done) {
-        return chunk(cookie, 0x8001, 6, done).number(code, 4).number(0, 2);
+    Stream& error(std::uint64_t cookie, std::uint32_t code, bool done,
+                  std::string_view message = {}) {
+        return chunk(cookie, 0x8001, static_cast<std::uint32_t>(6 + message.size()), done)
+            .number(code, 4)
+            .number(message.size(), 2)
+            .data(std::as_bytes(std::span(message)));
     }
 };
 
