@@ -160,7 +160,7 @@ int run_add(const AddOptions& options) {
             if (!log_shows_errors) complain(result.error().message());
             return true;
         };
-        return run_server(job, *log, {.created = [](const DeviceInfo&) {}, .ready = ready});
+        return run_server(job, *log, ready);
     }
     const auto id = launch(job, *log, options.supervise);
     if (!id) {

@@ -129,8 +129,7 @@ Result<Fd> start(const ServerJob& job, Device& device, const Backend& backend) {
 
 }  // namespace
 
-Result<Served> bring_up(const ServerJob& job, const Log& log,
-                        const std::function<void(const DeviceInfo&)>& created) {
+Result<Served> bring_up(const ServerJob& job, const Log& log) {
     if (auto made = make_state_directory(); !made) return std::unexpected(made.error());
     Protections protections;
     protections.before_backend();
@@ -140,7 +139,6 @@ Result<Served> bring_up(const ServerJob& job, const Log& log,
     protections.after_backend();
     auto device = make_device(job, *backend);
     if (!device) return std::unexpected(device.error());
-    if (!job.recovered) created(device->info());
     auto listener = start(job, *device, **backend);
     if (listener) {
         return Served{.backend = std::move(*backend),

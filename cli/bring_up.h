@@ -1,8 +1,6 @@
 // From a job to a device that serves, with the state file and the socket that others find it by.
 #pragma once
 
-#include <functional>
-
 #include <ashlar/device.h>
 
 #include "base/fd.h"
@@ -18,9 +16,7 @@ struct Served {
     Protections protections;
 };
 
-// On failure a new device is gone again, and a recovered one waits as before. created: see
-// Announce.
-[[nodiscard]] Result<Served> bring_up(const ServerJob& job, const Log& log,
-                                      const std::function<void(const DeviceInfo&)>& created);
+// On failure a new device is gone again, and a recovered one waits as before.
+[[nodiscard]] Result<Served> bring_up(const ServerJob& job, const Log& log);
 
 }  // namespace ashlar::cli

@@ -11,13 +11,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <string_view>
 #include <utility>
 
 #include <ashlar/control.h>
 
 #include "base/fd.h"
+#include "base/random.h"
 #include "cli/command.h"
 #include "cli/held.h"
 #include "cli/process.h"
@@ -48,7 +48,7 @@ std::string read_all(int fd) {
     }
 }
 
-// A line each: the device that was created, then that it is usable or what went wrong.
+// One line: the device that is usable, or what went wrong.
 bool tell(const Fd& pipe, const nlohmann::json& json) {
     // A path in a message need not be UTF-8.
     const auto unreadable = nlohmann::json::error_handler_t::replace;
@@ -95,11 +95,8 @@ Result<void> be_in_the_background() {
         std::exit(kFailure);
     }
     close_all_but(pipe.get(), log.descriptor());
-    const auto created = [&](const DeviceInfo& device) {
-        static_cast<void>(tell(pipe, {{"created", device.id}, {"identity", device.identity}}));
-    };
-    const auto ready = [&](const Result<DeviceId>& result) { return tell_result(pipe, result); };
-    std::exit(run_server(job, log, {.created = created, .ready = ready}));
+    std::exit(run_server(
+        job, log, [&](const Result<DeviceId>& result) { return tell_result(pipe, result); }));
 }
 
 std::string how_it_ended(pid_t child) {
@@ -146,36 +143,34 @@ int be_the_supervisor(ServerJob job, const Log& log, Fd pipe, bool recovers) {
     std::exit(be_the_supervisor(job, log, std::move(pipe), supervised));
 }
 
-// The server was killed before its device was usable.
-void remove_unfinished(const nlohmann::json& created) {
+// The server was killed before its device was usable, at whatever moment.
+void remove_unfinished(std::uint64_t identity) {
     auto control = Control::open();
     if (!control) return;
-    const auto id = created["created"].get<DeviceId>();
-    const auto info = control->info(id);
-    if (!info || info->identity != created.value("identity", std::uint64_t{0})) return;
-    static_cast<void>(control->remove(id));
-    remove_state(id, info->identity);
+    const auto devices = control->list();
+    if (!devices) return;
+    for (const DeviceInfo& device : *devices) {
+        if (device.identity != identity) continue;
+        static_cast<void>(control->remove(device.id));
+        remove_state(device.id, identity);
+    }
 }
 
-std::expected<DeviceId, std::string> hear(const std::string& told, pid_t child) {
-    nlohmann::json last;
-    std::istringstream lines(told);
-    for (std::string line; std::getline(lines, line);) {
-        auto json = nlohmann::json::parse(line, nullptr, false);
-        if (json.is_object()) last = std::move(json);
-    }
+std::expected<DeviceId, std::string> hear(const ServerJob& job, const std::string& told,
+                                          pid_t child) {
+    const auto last = nlohmann::json::parse(told, nullptr, false);
     if (last.contains("id")) return last["id"].get<DeviceId>();
     if (last.contains("error")) return std::unexpected(last.value("error", ""));
     // A supervisor would try again.
     kill(child, SIGTERM);
     std::string ended = how_it_ended(child);
-    if (last.contains("created")) remove_unfinished(last);
+    if (!job.recovered) remove_unfinished(job.device.identity);
     return std::unexpected(std::move(ended));
 }
 
 }  // namespace
 
-std::expected<DeviceId, std::string> launch(const ServerJob& job, const Log& log, bool supervised) {
+std::expected<DeviceId, std::string> launch(ServerJob job, const Log& log, bool supervised) {
     const auto failed = [](int code, const char* hint) {
         return std::unexpected(
             Error{.operation = "start the server", .code = code, .hint = hint}.message());
@@ -184,6 +179,7 @@ std::expected<DeviceId, std::string> launch(const ServerJob& job, const Log& log
     if (pipe2(ends.data(), O_CLOEXEC) != 0) return failed(errno, "");
     Fd reader(ends[0]);
     Fd writer(ends[1]);
+    job.device.identity = random_nonzero();
     std::fflush(nullptr);
     const pid_t child = fork();
     if (child < 0) return failed(errno, "raise the limit on processes (ulimit -u)");
@@ -192,7 +188,7 @@ std::expected<DeviceId, std::string> launch(const ServerJob& job, const Log& log
         be_the_child(job, log, std::move(writer), supervised);
     }
     writer.reset();
-    return hear(read_all(reader.get()), child);
+    return hear(job, read_all(reader.get()), child);
 }
 
 }  // namespace ashlar::cli

@@ -11,7 +11,7 @@ namespace ashlar::cli {
 
 // Answers when the device is usable, or with a sentence why it is not. supervised: a process stays
 // that brings the device back whenever its server ends without wanting to.
-[[nodiscard]] std::expected<DeviceId, std::string> launch(const ServerJob& job, const Log& log,
+[[nodiscard]] std::expected<DeviceId, std::string> launch(ServerJob job, const Log& log,
                                                           bool supervised);
 
 }  // namespace ashlar::cli

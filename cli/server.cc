@@ -218,7 +218,7 @@ int take_down(Device& device, const Log& log) {
 }
 
 int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& log,
-                        const Announce& announce) {
+                        const Ready& ready) {
     Device& device = served.device;
     log.set_subject(fmt::format("ublk{}", device.info().id));
     log.write(Level::info, fmt::format("serving {} at {}", job.spec.type, device.block_path()));
@@ -228,7 +228,7 @@ int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& 
     const Fd stopped(eventfd(0, EFD_CLOEXEC));
     if (!stopped.valid()) throw std::system_error(errno, std::generic_category(), "eventfd");
     Waiter waiter(device, stopped.get());
-    if (!announce.ready(device.info().id) && !job.recovered) {
+    if (!ready(device.info().id) && !job.recovered) {
         log.write(Level::warning, "the command that started this server is gone");
         static_cast<void>(take_down(device, log));
         return kFailure;
@@ -254,17 +254,16 @@ int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& 
 
 }  // namespace
 
-int run_server(const ServerJob& job, Log log, const Announce& announce) {
+int run_server(const ServerJob& job, Log log, const Ready& ready) {
     auto signals = take_signals();
-    auto served = signals ? bring_up(job, log, announce.created)
-                          : Result<Served>(std::unexpected(signals.error()));
+    auto served = signals ? bring_up(job, log) : Result<Served>(std::unexpected(signals.error()));
     if (!served) {
         log.write(Level::error, served.error().message());
-        static_cast<void>(announce.ready(std::unexpected(served.error())));
+        static_cast<void>(ready(std::unexpected(served.error())));
         return kFailure;
     }
     try {
-        return serve_until_the_end(job, *served, signals->get(), log, announce);
+        return serve_until_the_end(job, *served, signals->get(), log, ready);
     } catch (const std::exception& error) {
         log.write(Level::error, error.what());
         remove_state(served->device.info().id, served->device.info().identity);

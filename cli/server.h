@@ -31,17 +31,12 @@ struct ServerJob {
 // What serves the device once more. Errors: a sentence.
 [[nodiscard]] Parsed<ServerJob> job_from_state(const ServerState& state);
 
-// What is told to whoever started the server.
-struct Announce {
-    // A new device exists; it is to be removed if the server ends without a word more.
-    std::function<void(const DeviceInfo&)> created;
-    // Once: the device is usable, or why there is none. Answers false when nobody listens any more;
-    // a new device is then removed again.
-    std::function<bool(const Result<DeviceId>&)> ready;
-};
+// Told once to whoever started the server: the device is usable, or why there is none. Answers
+// false when nobody listens any more; a new device is then removed again.
+using Ready = std::function<bool(const Result<DeviceId>&)>;
 
 // Serves until the device is stopped, handed over, or SIGTERM or SIGINT arrives. Answers an exit
 // status.
-int run_server(const ServerJob& job, Log log, const Announce& announce);
+int run_server(const ServerJob& job, Log log, const Ready& ready);
 
 }  // namespace ashlar::cli

@@ -89,6 +89,7 @@ struct DeviceOptions {
     DataPath data_path = DataPath::automatic;  // refused if kernel or backend cannot
     CommandStyle commands = CommandStyle::automatic;
     Recovery recovery = Recovery::none;
+    std::uint64_t identity = 0;           // AddRequest::identity of a new device; 0: a random one
     std::uint16_t threads_per_queue = 1;  // 1 to depth; tags are dealt to them in turn (6.16)
     // Of the device's own; at most one for each part of a queue, which is then pinned to that
     // queue's CPUs. 0: what the backend does best with (Backend::best_threads), else that many.
@@ -149,8 +150,8 @@ public:
 
     // Takes over a device that has no server: one with recovery whose server ended or quiesced it
     // (it is then quiesced), or one that was stopped (stopped). start() has it served again. What
-    // the device was made with stays as it is: id, queues, depth, io_max, data_path, commands and
-    // recovery of the options are not looked at.
+    // the device was made with stays as it is: id, queues, depth, io_max, data_path, commands,
+    // recovery and identity of the options are not looked at.
     // Errors: ENODEV; EBUSY when it has a server; EINVAL when the backend's size, block sizes or
     // abilities are not the device's.
     [[nodiscard]] static Result<Device> recover(std::shared_ptr<Backend> backend, DeviceId id,

@@ -66,7 +66,8 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOpti
     // Drivers before 6.16 keep a stopped device's tags as fetched. No flag tells, but QUIESCE came
     // with the same release.
     state->restartable = (*features & kernel::abi::f_quiesce) != 0;
-    if (auto added = state->add(options.id, random_nonzero()); !added)
+    const std::uint64_t identity = options.identity != 0 ? options.identity : random_nonzero();
+    if (auto added = state->add(options.id, identity); !added)
         return std::unexpected(added.error());
     state->choice.choices.threads = state->thread_count();
     return Device(std::move(state));
