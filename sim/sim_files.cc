@@ -38,7 +38,7 @@ std::int32_t SimFiles::sync(int fd) {
     File* file = find(fd);
     if (file == nullptr) return -EBADF;
     for (std::size_t block = 0; block < file->dirty.size(); ++block) {
-        if (file->dirty[block]) keep(*file, block);
+        if (is_dirty(*file, block)) keep(*file, block);
     }
     return 0;
 }
@@ -52,10 +52,17 @@ std::int32_t SimFiles::zero(int fd, std::uint64_t offset, std::uint64_t length) 
     return 0;
 }
 
+std::byte* SimFiles::locate(int fd, std::uint64_t offset, std::uint64_t length) {
+    File* file = find(fd);
+    if (file == nullptr || offset + length > file->current.size()) return nullptr;
+    file->located = true;
+    return file->current.data() + offset;
+}
+
 void SimFiles::cut_power(Random& random) {
     for (File& file : files_) {
         for (std::size_t block = 0; block < file.dirty.size(); ++block) {
-            if (!file.dirty[block]) continue;
+            if (!is_dirty(file, block)) continue;
             if (random.chance(500)) {
                 keep(file, block);
                 continue;

@@ -25,6 +25,10 @@ public:
     std::int32_t sync(int fd);
     std::int32_t zero(int fd, std::uint64_t offset, std::uint64_t length);
 
+    // The memory of a file, which may change at any time from now on: what is in it becomes durable
+    // with a sync. Null past the end.
+    std::byte* locate(int fd, std::uint64_t offset, std::uint64_t length);
+
     // The power fails: of what was not synced each block is kept or lost.
     void cut_power(Random& random);
 
@@ -37,10 +41,14 @@ private:
         std::vector<std::byte> current;
         std::vector<std::byte> durable;
         std::vector<bool> dirty;  // by block
+        bool located = false;     // so any block may be dirty
     };
     File* find(int fd) noexcept {
         const auto index = static_cast<std::size_t>(fd - kFirst);
         return fd >= kFirst && index < files_.size() ? &files_[index] : nullptr;
+    }
+    static bool is_dirty(const File& file, std::size_t block) {
+        return file.located || file.dirty[block];
     }
     static void keep(File& file, std::size_t block);
     static void mark(File& file, std::uint64_t offset, std::uint64_t length, bool durable);

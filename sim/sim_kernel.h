@@ -76,6 +76,24 @@ protected:
     ~Ring() = default;
 };
 
+// The errors that the kernel gave to operations, until those who asked have seen them.
+class GivenErrors {
+public:
+    void give(int error) { ++counts_[error]; }
+    // False when there is none: whoever sees it was not given it.
+    [[nodiscard]] bool take(int error) {
+        const auto found = counts_.find(error);
+        if (found == counts_.end() || found->second == 0) return false;
+        --found->second;
+        return true;
+    }
+    // Those who have not seen theirs are gone.
+    void clear() { counts_.clear(); }
+
+private:
+    std::map<int, std::uint64_t> counts_;
+};
+
 struct SimKernel {
     explicit SimKernel(std::uint64_t seed) : random(seed) {}
     SimKernel(const SimKernel&) = delete;
@@ -85,6 +103,8 @@ struct SimKernel {
     Timeline timeline;
     Journal journal{timeline};
     SimFiles files;
+    GivenErrors errors;
+    bool files_hang = false;  // what is asked of files now never completes unless it is cancelled
     std::map<int, SimDriver*> devices;  // by the descriptor of the character device
     Ring* running = nullptr;            // whose thread runs now
 };

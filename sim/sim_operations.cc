@@ -52,7 +52,11 @@ void SimReactor::start(const Entry& entry) {
     const std::uint64_t id = flight.id;
     flights_.push_back(std::move(flight));
     if (bound != 0 && (stuck || bound < ended)) {
-        kernel_.timeline.after(bound, [this, id] { land(id, -ECANCELED, true); });
+        kernel_.timeline.after(bound, [this, id] {
+            if (find(id) == nullptr || dead_) return;
+            kernel_.errors.give(ETIMEDOUT);
+            land(id, -ECANCELED, true);
+        });
     }
     if (stuck) return;
     kernel_.timeline.after(carried_out, [this, id] {
@@ -63,7 +67,7 @@ void SimReactor::start(const Entry& entry) {
 
 void SimReactor::draw_fault(Flight& flight) {
     Random& random = kernel_.random;
-    if (random.chance(faults_.stuck)) {
+    if (kernel_.files_hang || random.chance(faults_.stuck)) {
         flight.stuck = true;
     } else if (random.chance(faults_.errors)) {
         flight.failure = is_write(flight.submission.kind) && random.chance(300) ? -ENOSPC : -EIO;
@@ -144,6 +148,7 @@ void SimReactor::land(std::uint64_t id, std::int32_t result, bool drop) {
     if (!drop) {
         carry_out(*found);
         result = found->result;
+        if (result < 0) kernel_.errors.give(-result);
     }
     // The buffer is let go of when the operation is off the list.
     const Flight flight = std::move(*found);

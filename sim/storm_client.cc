@@ -9,6 +9,12 @@ namespace ashlar::sim {
 
 namespace abi = kernel::abi;
 
+namespace {
+
+constexpr unsigned kTries = 10;  // of a read at the end
+
+}  // namespace
+
 Client::Client(SimKernel& kernel, SimDriver& driver, Reference& reference, const Plan& plan,
                const Capabilities& capabilities)
     : kernel_(kernel),
@@ -26,10 +32,11 @@ void Client::begin() {
 // One of the streams goes on.
 void Client::ask_next(Instant delay) {
     if (left_ == 0) {
-        if (in_flight_.empty() && on_idle) on_idle();
+        if (idle() && on_idle) on_idle();
         return;
     }
     --left_;
+    ++about_to_ask_;
     kernel_.timeline.after(delay, [this] { ask(); });
 }
 
@@ -60,6 +67,7 @@ void Client::draw(BlockRequest& request, Reference::Blocks& blocks) {
 }
 
 void Client::ask() {
+    --about_to_ask_;
     auto request = std::make_shared<BlockRequest>();
     Reference::Blocks blocks;
     draw(*request, blocks);
@@ -113,7 +121,7 @@ void Client::done(std::uint64_t id, int error) {
     const Flight flight = std::move(found->second);
     in_flight_.erase(found);
     errors_ += error != 0 ? 1 : 0;
-    lost_ += error != 0 && !flight.answered ? 1 : 0;
+    if (error != 0 && !flight.answered && on_lost) on_lost(*flight.request, error);
     if (flight.number != 0) {
         using Outcome = Reference::Outcome;
         const Outcome failed = flight.answered ? Outcome::failed : Outcome::unknown;
@@ -143,16 +151,19 @@ std::vector<std::uint64_t> Client::changes_in_flight() const {
     return numbers;
 }
 
-void Client::verify(std::function<void()> then) { read_on(0, std::move(then)); }
+void Client::verify(std::function<void()> then) { read_on(0, kTries, std::move(then)); }
 
-void Client::read_on(std::uint64_t block, std::function<void()> then) {
+// A read that fails is asked again: what it would have seen is looked at, too.
+void Client::read_on(std::uint64_t block, unsigned tries, std::function<void()> then) {
     if (block >= plan_.blocks) return then();
     auto request = std::make_shared<BlockRequest>();
     request->op = abi::io_op_read;
     const std::uint64_t most = plan_.io_max / plan_.block;
     const Reference::Blocks blocks{block, std::min(most, plan_.blocks - block)};
-    submit(request, blocks,
-           [this, block, most, then = std::move(then)](int) { read_on(block + most, then); });
+    submit(request, blocks, [this, block, most, tries, then = std::move(then)](int error) {
+        const bool again = error != 0 && tries > 1;
+        again ? read_on(block, tries - 1, then) : read_on(block + most, kTries, then);
+    });
 }
 
 }  // namespace ashlar::sim

@@ -24,17 +24,19 @@ public:
     // Reads all of the disk, then calls; the client has nothing else to do any more.
     void verify(std::function<void()> then);
     // Its requests are all answered.
-    [[nodiscard]] bool idle() const noexcept { return left_ == 0 && in_flight_.empty(); }
+    [[nodiscard]] bool idle() const noexcept {
+        return left_ == 0 && about_to_ask_ == 0 && in_flight_.empty();
+    }
     [[nodiscard]] bool waits() const noexcept { return !in_flight_.empty(); }
     std::function<void()> on_idle;
+    // A request ends with an error that no server has answered.
+    std::function<void(const BlockRequest& request, int error)> on_lost;
 
     // A server has answered the request.
     void answered(const BlockRequest& request);
     // Numbers of the changes that are in flight.
     [[nodiscard]] std::vector<std::uint64_t> changes_in_flight() const;
     [[nodiscard]] std::uint64_t errors() const noexcept { return errors_; }
-    // Those that failed although no server had answered them.
-    [[nodiscard]] std::uint64_t lost() const noexcept { return lost_; }
     [[nodiscard]] std::uint64_t requests() const noexcept { return last_; }
     [[nodiscard]] std::uint64_t answers() const noexcept { return last_ - in_flight_.size(); }
 
@@ -53,7 +55,7 @@ private:
     void submit(const std::shared_ptr<BlockRequest>& request, Reference::Blocks blocks,
                 std::function<void(int)> then);
     void done(std::uint64_t id, int error);
-    void read_on(std::uint64_t block, std::function<void()> then);
+    void read_on(std::uint64_t block, unsigned tries, std::function<void()> then);
 
     SimKernel& kernel_;
     SimDriver& driver_;
@@ -62,8 +64,8 @@ private:
     const Capabilities capabilities_;
     std::uint64_t last_ = 0;
     unsigned left_;
+    unsigned about_to_ask_ = 0;
     std::uint64_t errors_ = 0;
-    std::uint64_t lost_ = 0;
     std::map<std::uint64_t, Flight> in_flight_;  // by the request's id
 };
 

@@ -21,7 +21,7 @@ public:
         switch (request.op) {
             case Op::read:
             case Op::write: return move(io, request);
-            case Op::flush: return flush(io);
+            case Op::flush: return flush(io, request);
             case Op::discard: return zero(io, request, kPunchHole);
             case Op::write_zeroes: return zero(io, request, kZeroRange);
             default: return IoResult::from_errno(EOPNOTSUPP);
@@ -31,6 +31,9 @@ public:
 private:
     static bool again(IoResult result) {
         return result.error() == EAGAIN || result.error() == EINTR;
+    }
+    void look_at(const Request& request, IoResult result) const {
+        if (!result.ok()) options_.watcher->failed(request, result.error());
     }
     // One operation, with the bound if there is one.
     Task<> once(Io& io, const Request& request, Buffer part, std::uint64_t done) {
@@ -62,6 +65,7 @@ private:
                 request.buffer.part(static_cast<std::uint32_t>(done),
                                     static_cast<std::uint32_t>(request.length - done));
             const IoResult moved = co_await once(io, request, part, done);
+            look_at(request, moved);
             if (again(moved) && ++tries < kTries) continue;
             if (!moved.ok()) co_return moved;
             if (moved.count() == 0) co_return IoResult::from_errno(EIO);
@@ -69,10 +73,11 @@ private:
         }
         co_return IoResult::bytes(request.length);
     }
-    Task<> flush(Io& io) {
+    Task<> flush(Io& io, const Request& request) {
         IoResult result;
         for (int tries = 0; tries < kTries; ++tries) {
             result = co_await io.fdatasync(options_.fd);
+            look_at(request, result);
             if (!again(result)) break;
         }
         co_return result;
@@ -81,10 +86,12 @@ private:
         IoResult result;
         for (int tries = 0; tries < kTries; ++tries) {
             result = co_await io.fallocate(options_.fd, mode, {request.offset, request.length});
+            look_at(request, result);
             if (!again(result)) break;
         }
         if (result.ok() && !options_.capabilities.flush) {
             result = co_await io.fdatasync(options_.fd);
+            look_at(request, result);
         }
         co_return result;
     }
@@ -110,7 +117,10 @@ private:
 class WitnessSession final : public Session {
 public:
     WitnessSession(Watcher& watcher, std::unique_ptr<Session> inner)
-        : watcher_(watcher), inner_(std::move(inner)) {}
+        : watcher_(watcher), inner_(std::move(inner)) {
+        watcher_.session_opened();
+    }
+    ~WitnessSession() override { watcher_.session_ended(closed_ == 1); }
 
     Task<> serve(Io& io, const Request& request) override {
         watcher_.serving(request);
@@ -124,7 +134,11 @@ public:
         if (place != nullptr) watcher_.located(request);
         return place;
     }
-    void close() noexcept override { inner_->close(); }
+    void cancel_requests() noexcept override { inner_->cancel_requests(); }
+    void close() noexcept override {
+        ++closed_;
+        inner_->close();
+    }
 
 private:
     Task<> await(Io&, const Request& request, Task<> task) {
@@ -135,6 +149,7 @@ private:
 
     Watcher& watcher_;
     const std::unique_ptr<Session> inner_;
+    unsigned closed_ = 0;
 };
 
 class Witness final : public Backend {

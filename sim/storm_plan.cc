@@ -17,8 +17,8 @@ constexpr std::array kVersions = {
 
 void draw_storage(Random& random, Plan& plan) {
     plan.storage = random.pick({Storage::memory, Storage::disk, Storage::disk, Storage::synchronous,
-                                Storage::stripe, Storage::linear, Storage::delayed, Storage::cached,
-                                Storage::faulty});
+                                Storage::held, Storage::stripe, Storage::linear, Storage::delayed,
+                                Storage::cached, Storage::faulty});
     plan.block = random.chance(700) ? 512 : 4096;
     plan.blocks = random.pick<std::uint64_t>({64, 128, 256});
     plan.capabilities.flush = random.chance(750);
@@ -74,6 +74,7 @@ const char* name(Storage storage) noexcept {
         case Storage::memory: return "memory";
         case Storage::disk: return "disk";
         case Storage::synchronous: return "synchronous";
+        case Storage::held: return "held";
         case Storage::stripe: return "stripe";
         case Storage::linear: return "linear";
         case Storage::delayed: return "delayed";

@@ -28,6 +28,7 @@ enum class Storage : std::uint8_t {
     memory,
     disk,
     synchronous,
+    held,  // synchronous, in memory that the engine may copy to and from
     stripe,
     linear,
     delayed,

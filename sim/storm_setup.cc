@@ -21,29 +21,54 @@ public:
         return {.size = size(), .logical_block_size = plan_->block};
     }
     IoResult read(std::uint64_t offset, std::span<std::byte> into) {
-        if (fails()) return std::errc::io_error;
+        if (fails(EIO)) return std::errc::io_error;
         return answer(kernel_->files.read(fd_, into, offset));
     }
     IoResult write(std::uint64_t offset, std::span<const std::byte> from) {
-        if (fails()) return std::errc::no_space_on_device;
+        if (fails(ENOSPC)) return std::errc::no_space_on_device;
         return answer(kernel_->files.write(fd_, from, offset, false));
     }
     IoResult flush() {
-        if (fails()) return std::errc::io_error;
+        if (fails(EIO)) return std::errc::io_error;
         return answer(kernel_->files.sync(fd_));
     }
     IoResult write_zeroes(Range range, bool) {
-        if (fails()) return std::errc::io_error;
+        if (fails(EIO)) return std::errc::io_error;
         return answer(kernel_->files.zero(fd_, range.offset, range.length));
     }
 
 private:
-    [[nodiscard]] bool fails() { return kernel_->random.chance(plan_->files.errors); }
+    [[nodiscard]] bool fails(int error) {
+        if (!kernel_->random.chance(plan_->files.errors)) return false;
+        kernel_->errors.give(error);
+        return true;
+    }
     static IoResult answer(std::int32_t result) { return IoResult::from_kernel(result); }
 
     SimKernel* kernel_;
     int fd_;
     const Plan* plan_;
+};
+
+// The same, and the file's memory is its own: with a cache that loses what is not flushed.
+template <bool with_fua>
+class Held : public Synchronous {
+public:
+    Held(SimKernel& kernel, int fd, const Plan& plan)
+        : Synchronous(kernel, fd, plan), kernel_(&kernel), fd_(fd) {}
+    [[nodiscard]] std::byte* locate(Range range) {
+        return kernel_->files.locate(fd_, range.offset, range.length);
+    }
+    IoResult write_fua(std::uint64_t offset, std::span<const std::byte> from)
+        requires with_fua
+    {
+        const IoResult written = write(offset, from);
+        return written.ok() ? flush() : written;
+    }
+
+private:
+    SimKernel* kernel_;
+    int fd_;
 };
 
 }  // namespace
@@ -64,7 +89,8 @@ std::shared_ptr<Backend> World::open_file_disk(std::size_t member) {
                       .capabilities = plan_.capabilities,
                       .access = plan_.access,
                       .fd = files_[member],
-                      .bound_micros = plan_.bound_micros});
+                      .bound_micros = plan_.bound_micros,
+                      .watcher = this});
 }
 
 std::shared_ptr<Backend> World::open_storage() {
@@ -80,6 +106,11 @@ std::shared_ptr<Backend> World::open_storage() {
         case Storage::disk: break;
         case Storage::synchronous:
             made = make_backend(Synchronous(kernel_, files_.front(), plan_));
+            break;
+        case Storage::held:
+            made = plan_.capabilities.fua
+                       ? make_backend(Held<true>(kernel_, files_.front(), plan_))
+                       : make_backend(Held<false>(kernel_, files_.front(), plan_));
             break;
         case Storage::stripe: made = open_stripe(members, {.chunk = 4096}); break;
         case Storage::linear: made = open_linear(members); break;

@@ -28,6 +28,7 @@ World::~World() {
 Outcome World::run(std::FILE* trace) {
     kernel_.journal.print_to(trace);
     client_->on_idle = [this] { client_is_idle(); };
+    client_->on_lost = [this](const BlockRequest& request, int error) { lost(request, error); };
     start();
     client_->begin();
     if (plan_.files.stuck != 0) look_for_progress(client_->answers());
@@ -57,6 +58,8 @@ void World::start() {
     servers_.push_back(
         std::make_shared<Server>(kernel_, *driver_, server_options_, backend_, rings_));
     checked_ = false;
+    cancelled_ = false;
+    given_up_ = false;
     Server* const mine = servers_.back().get();
     mine->on_change = [this, mine] {
         if (mine == servers_.back().get()) server_changed();
@@ -89,9 +92,8 @@ void World::started(int error) {
         return;
     }
     live_ = true;
-    if (std::exchange(quiescing_, false) && clean_ && client_->lost() != lost_before_) {
-        kernel_.journal.finding("a quiesced device lost a request");
-    }
+    // Those that were refused just now have not been told yet.
+    bound(1, [this] { disk_gone_ = false; });
     bound(kernel_.random.below(3 * kMillisecond), [this] { next_act(); });
 }
 
@@ -114,8 +116,11 @@ void World::next_server() {
     ++phase_;
     live_ = false;
     acting_ = false;
+    disk_gone_ |= plan_.recovery == Recovery::none || plan_.recovery == Recovery::fail;
     clean_ &= !server().failed();
     reference_->settle();
+    kernel_.errors.clear();
+    kernel_.files_hang = false;
     if (std::exchange(power_cut_, false)) {
         kernel_.journal.note("power cut");
         kernel_.files.cut_power(kernel_.random);
@@ -147,7 +152,13 @@ void World::bound(Instant time, std::function<void()> call) {
 void World::next_act() {
     if (acting_ || !live_ || finishing_) return;
     if (acts_done_ == plan_.acts.size()) return client_is_idle();
-    act(plan_.acts[acts_done_++]);
+    const Act what = plan_.acts[acts_done_++];
+    const bool waits = what == Act::quiesce || what == Act::stop;
+    if (!waits || !kernel_.random.chance(150)) return act(what);
+    // It waits for requests that end only when they are cancelled.
+    kernel_.files_hang = true;
+    acting_ = true;
+    bound(kernel_.random.below(300 * kMicrosecond), [this, what] { act(what); });
 }
 
 void World::act(Act what) {
@@ -181,14 +192,9 @@ void World::quiesce() {
                        plan_.commands != CommandStyle::batch;
     if (!reissue && !queue) return stop(false);
     Server* const mine = servers_.back().get();
-    lost_before_ = client_->lost();
-    quiescing_ = true;
     const auto leave = [this, mine, reissue](int error) {
         if (mine != servers_.back().get()) return;
-        if (error != 0) {
-            clean_ = false;
-            return mine->quit();
-        }
+        if (error != 0) return give_up();
         mine->leave(reissue ? Leaving::holding : Leaving::serving);
     };
     if (reissue) {
@@ -196,31 +202,46 @@ void World::quiesce() {
     } else {
         driver_->quiesce_dev(kPatience / 4, [this, mine, leave](int error) {
             if (error != EBUSY || mine != servers_.back().get()) return leave(error);
-            mine->cancel_requests();
+            cancel_requests();
             driver_->quiesce_dev(kPatience / 4, leave);
         });
     }
-    bound(kPatience, [mine] { mine->cancel_requests(); });
-    bound(2 * kPatience, [this, mine] {
-        clean_ = false;
-        mine->quit();
-    });
+    bound(kPatience, [this] { cancel_requests(); });
+    bound(2 * kPatience, [this] { abandon("a server does not leave a quiesced device"); });
 }
 
 // As Device::stop does.
 void World::stop(bool last) {
     acting_ = true;
     last_stop_ |= last;
-    Server* const mine = servers_.back().get();
+    disk_gone_ = true;
     driver_->stop_dev([this, last](int) {
         stopped_ |= last;
         look_whether_done();
     });
-    bound(kPatience, [mine] { mine->cancel_requests(); });
-    bound(2 * kPatience, [this, mine] {
-        clean_ = false;
-        mine->quit();
-    });
+    bound(kPatience, [this] { cancel_requests(); });
+    bound(2 * kPatience, [this] { abandon("a device does not stop"); });
+}
+
+// The storage has had its time.
+void World::cancel_requests() {
+    cancelled_ = true;
+    server().cancel_requests();
+}
+
+void World::give_up() {
+    clean_ = false;
+    given_up_ = true;
+    server().quit();
+}
+
+// All that a server of ours waits for can be cancelled: nothing excuses one that is not done now.
+void World::abandon(const char* what) {
+    if (!server().killed() && !server().failed() && !given_up_) {
+        kernel_.journal.finding(std::string(what) + ": " + driver_->describe() + "; " +
+                                server().describe());
+    }
+    give_up();
 }
 
 // Only cancelling ends what the storage never does.
@@ -248,102 +269,9 @@ void World::look_whether_done() {
     if (driver_->state() != kernel::abi::DevState::dead) {
         kernel_.journal.finding("a stopped device is not dead");
     }
-    done_ = true;
-}
-
-// ---- What the sessions do ----------------------------------------------------------------------
-
-void World::finding(const std::string& what, const BlockRequest& request) {
-    kernel_.journal.finding("server: request " + std::to_string(request.id) + " (op " +
-                            std::to_string(request.op) + ", queue " +
-                            std::to_string(request.queue) + ", tag " + std::to_string(request.tag) +
-                            "): " + what);
-}
-
-World::Seen* World::seen(const Request& request) {
-    Seen& found = seen_[request.queue][request.tag];
-    if (found.request != nullptr) return &found;
-    kernel_.journal.finding("a session is asked for a tag without a request");
-    return nullptr;
-}
-
-void World::delivered(const BlockRequest& request) {
-    seen_[request.queue][request.tag] = {.request = &request};
-}
-
-void World::located(const Request& request) {
-    if (Seen* of = seen(request)) of->located = true;
-}
-
-void World::serving(const Request& request) {
-    Seen* of = seen(request);
-    if (of == nullptr) return;
-    const BlockRequest& wanted = *of->request;
-    kernel_.journal.note("serving", wanted.id);
-    const bool durable = wanted.op == kernel::abi::io_op_write && wanted.fua;
-    if (request.op == Op::flush && durable) {
-        if (!of->located && (!of->served || !of->result.ok())) {
-            finding("is flushed before it is written", wanted);
-        }
-        of->flushing = true;
-        return;
-    }
-    if (of->serving) return finding("is served twice", wanted);
-    of->serving = true;
-    const bool flush = wanted.op == kernel::abi::io_op_flush;
-    if (!flush && (request.offset != wanted.offset || request.length != wanted.length)) {
-        return finding("reaches the session as another range", wanted);
-    }
-    if (request.fua != (durable && capabilities_.fua)) finding("reaches it with other FUA", wanted);
-    if (!wanted.has_data()) return;
-    if (request.buffer.length() != wanted.length) return finding("has a short buffer", wanted);
-    if (wanted.op != kernel::abi::io_op_write || !request.buffer.is_memory()) return;
-    const auto bytes = request.bytes();
-    if (!std::equal(bytes.begin(), bytes.end(), wanted.data.begin())) {
-        finding("reaches the session with other data", wanted);
-    }
-}
-
-void World::served(const Request& request, IoResult result) {
-    Seen* of = seen(request);
-    if (of == nullptr) return;
-    kernel_.journal.note("served", of->request->id, static_cast<unsigned>(result.error()));
-    if (of->flushing) {
-        of->flushed = true;
-        of->flush_result = result;
-    } else {
-        of->served = true;
-        of->result = result;
-    }
-}
-
-void World::answered(const BlockRequest& request, std::int32_t result, int injected) {
-    Seen& of = seen_[request.queue][request.tag];
-    client_->answered(request);
-    const std::string wrong = of.request != &request ? "was not delivered, or is answered twice"
-                                                     : judge(of, request, result, injected);
-    if (!wrong.empty()) finding(wrong, request);
-    of = Seen{};
-}
-
-// What is wrong with an answer; empty if nothing.
-std::string World::judge(const Seen& of, const BlockRequest& request, std::int32_t result,
-                         int injected) const {
-    const auto expect = [result](std::int64_t wanted) {
-        if (result == wanted) return std::string();
-        return "is answered " + std::to_string(result) + " instead of " + std::to_string(wanted);
-    };
-    if (injected != 0) return expect(-injected);
-    if (request.op == kernel::abi::io_op_zone_open) return expect(-EOPNOTSUPP);
-    if (!of.serving && !of.located) return "is answered without having been served";
-    if (of.serving && !of.served) return "is answered before the session has";
-    const std::int64_t success = request.has_data() ? static_cast<std::int64_t>(request.length) : 0;
-    if (of.serving && !of.result.ok()) return expect(-of.result.error());
-    const bool emulated = request.fua && capabilities_.flush && !capabilities_.fua;
-    const bool in_place = request.fua && capabilities_.flush && !of.serving;
-    if (!emulated && !in_place) return expect(success);
-    if (!of.flushed) return "is answered before it is durable";
-    return expect(of.flush_result.ok() ? success : -of.flush_result.error());
+    if (sessions_ != 0) kernel_.journal.finding("a session outlives its server");
+    // The last requests that failed with it have not been told yet.
+    kernel_.timeline.after(1, [this] { done_ = true; });
 }
 
 }  // namespace ashlar::sim

@@ -51,13 +51,21 @@ private:
         bool flushing = false;
         bool flushed = false;
         IoResult flush_result{};
+        std::vector<int> causes{};  // errors of the disks underneath
     };
 
+    void session_opened() override;
+    void session_ended(bool closed) override;
     void serving(const Request& request) override;
     void served(const Request& request, IoResult result) override;
     void located(const Request& request) override;
+    void failed(const Request& request, int error) override;
+    [[nodiscard]] bool has_cause(const Seen& of, const Request& request, int error);
     Seen* seen(const Request& request);
     void delivered(const BlockRequest& request);
+    [[nodiscard]] bool may_lose() const;
+    [[nodiscard]] bool may_cut_short() const;
+    void lost(const BlockRequest& request, int error);
     void answered(const BlockRequest& request, std::int32_t result, int injected);
     [[nodiscard]] std::string judge(const Seen& of, const BlockRequest& request,
                                     std::int32_t result, int injected) const;
@@ -78,6 +86,9 @@ private:
     void bound(Instant time, std::function<void()> call);
     void quiesce();
     void stop(bool last);
+    void cancel_requests();
+    void give_up();
+    void abandon(const char* what);
     void client_is_idle();
     void look_for_progress(std::uint64_t answers);
     void check_leaks();
@@ -101,10 +112,12 @@ private:
     std::uint64_t phase_ = 0;  // grows when the server ends
     bool live_ = false;
     bool acting_ = false;
-    bool checked_ = false;  // this server's leaks
-    bool clean_ = true;     // nothing has cut the act short
-    std::uint64_t lost_before_ = 0;
-    bool quiescing_ = false;
+    bool checked_ = false;    // this server's leaks
+    bool clean_ = true;       // nothing has cut the act short
+    bool disk_gone_ = true;   // not started yet, asked to stop, or to fail without a server
+    bool cancelled_ = false;  // what this server's requests wait for
+    bool given_up_ = false;   // this server was ended before it was done
+    unsigned sessions_ = 0;   // of all servers
     bool finishing_ = false;
     bool last_stop_ = false;
     bool stopped_ = false;

@@ -37,7 +37,7 @@ TEST(World, PlansAreOfEveryKind) {
         acts.insert(plan.acts.begin(), plan.acts.end());
     }
     EXPECT_EQ(paths.size(), 5U);
-    EXPECT_EQ(storages.size(), 8U);
+    EXPECT_EQ(storages.size(), 9U);
     EXPECT_EQ(recoveries.size(), 4U);
     EXPECT_EQ(commands.size(), 2U);
     EXPECT_EQ(acts.size(), 5U);
