@@ -39,6 +39,8 @@ struct NbdOptions {
     bool read_only = false;  // also when the export is writable
     // How long requests wait for another connection when one is lost; then they fail with
     // ETIMEDOUT. 0: they fail at once with the errno that ended it, as does everything later.
+    // Unless it is 0, what a server answers with EIO or ENOMEM, but a flush, is asked again up to 9
+    // times within half a second.
     std::chrono::milliseconds reconnect{0};
     // How long a server may take to connect, and how long it may be silent while it owes an answer,
     // before the connection counts as lost. 1 ms to 1 day.

@@ -120,16 +120,20 @@ class Reconnect(Served):
              f"--runtime={seconds}", "--fsync=64"], stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, cwd="/tmp")
 
-    def test_a_server_that_comes_back_every_second(self):
+    def test_a_server_that_errs_and_comes_back_every_second(self):
         path = self.file()
-        self.nbdkit("file", path)
+
+        def serve():
+            self.nbdkit("--filter=error", "--filter=delay", "file", path, "error-rate=2%",
+                        "rdelay=1ms", "wdelay=1ms")
+        serve()
         device = add("nbd", self.uri(), "--reconnect", "30", "--queues", "2")
         with self.load(device, ROUNDS + 2) as load:
             for _ in range(ROUNDS):
                 time.sleep(1)
                 self.end_server()
                 time.sleep(0.1)
-                self.nbdkit("file", path)
+                serve()
             output = load.communicate(timeout=180)[0]
             self.assertEqual(load.returncode, 0, output[-2000:])
 

@@ -38,7 +38,9 @@ protected:
     }
 
     void serve(std::uint64_t size = kSize, std::vector<std::string> more = {}) {
-        { std::ofstream(server.path("disk"), std::ios::app).close(); }
+        {
+            std::ofstream(server.path("disk"), std::ios::app).close();
+        }
         std::filesystem::resize_file(server.path("disk"), size);
         more.insert(more.end(), {"file", server.path("disk")});
         server.start_nbdkit(std::move(more));

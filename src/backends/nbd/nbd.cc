@@ -26,6 +26,9 @@ constexpr std::uint32_t kBlockLeast = 512;
 constexpr std::uint32_t kBlockMost = 4096;
 // What every server takes that says nothing else.
 constexpr std::uint32_t kTransferMost = 32U << 20;
+// How often a server is asked that answers EIO or ENOMEM, and the longest rest in between.
+constexpr unsigned kAttemptsMost = 10;
+constexpr std::chrono::milliseconds kLongestRest{100};
 // Of a trim or write_zeroes, whose length has 32 bits.
 constexpr std::uint64_t kRangeMost = std::uint64_t{1} << 30;
 
@@ -164,21 +167,45 @@ private:
         return call;
     }
 
-    Task<> serve_whole(Io&, const Request& request) {
+    Task<> serve_whole(Io& io, const Request& request) {
         Call call = call_of(request);
-        co_return co_await link_.answer(call);
+        for (unsigned attempt = 0;; ++attempt) {
+            const IoResult result = co_await link_.answer(call);
+            if (!may_pass(call, result, attempt)) [[likely]]
+                co_return result;
+            const IoResult slept = co_await io.sleep(rest_after(attempt));
+            if (!slept.ok()) co_return slept;
+        }
+    }
+
+    // Whether the server may do it if it is asked again: what it lies on may be away for a moment.
+    // Not a flush: after one that failed nobody can say what of the earlier writes is there.
+    [[nodiscard]] bool may_pass(const Call& call, IoResult result, unsigned attempt) const {
+        const bool passes = result.error() == EIO || result.error() == ENOMEM;
+        return passes && call.command != Command::flush && attempt + 1 < kAttemptsMost &&
+               disk_.options_.reconnect.count() > 0;
+    }
+    static std::chrono::milliseconds rest_after(unsigned attempt) {
+        return std::min(std::chrono::milliseconds(1 << attempt), kLongestRest);
     }
 
     // What is longer than the server takes at once, one part after the other.
-    Task<> serve_parts(Io&, const Request& request) {
+    Task<> serve_parts(Io& io, const Request& request) {
         Call call = call_of(request);
+        unsigned attempt = 0;
         for (std::uint32_t done = 0; done < request.length;) {
             const auto left = static_cast<std::uint32_t>(request.length - done);
             call.length = std::min(left, disk_.transfer_max_);
             call.offset = request.offset + done;
             call.buffer = request.buffer.part(done, call.length);
             const IoResult part = co_await link_.answer(call);
+            if (may_pass(call, part, attempt)) {
+                const IoResult slept = co_await io.sleep(rest_after(attempt++));
+                if (!slept.ok()) co_return slept;
+                continue;
+            }
             if (!part.ok()) co_return part;
+            attempt = 0;
             done += call.length;
         }
         co_return IoResult();

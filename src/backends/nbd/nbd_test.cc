@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -101,6 +102,52 @@ TEST_F(NbdTest, TheServersErrorIsTheCallers) {
     ring.cancel();
     ring.run_until([&] { return ring.scope().idle(); });
     (*session)->close();
+}
+
+// Of what the server answers, one by one.
+class ErringTest : public testing::Test {
+protected:
+    std::vector<int> serve(std::vector<std::uint32_t> answers, Op op, std::uint32_t length,
+                           std::chrono::milliseconds reconnect) {
+        asked = 0;
+        nbd::TestServer server(64 << 20, [&](nbd::Peer& peer, unsigned) {
+            while (const auto request = peer.request()) {
+                if (request->header.command == nbd::Command::disconnect) return;
+                const std::uint32_t error = asked < answers.size() ? answers[asked] : 0;
+                ++asked;
+                if (error == 0) {
+                    peer.answer(*request);
+                } else {
+                    peer.say(nbd::Stream().simple(request->header.cookie, error));
+                }
+            }
+        });
+        const auto opened = open_nbd({.uri = server.uri(), .reconnect = reconnect});
+        test::RingRunner ring;
+        auto session = (*opened)->open_session(ring.io());
+        std::vector<std::byte> data(length);
+        const Request request{
+            .length = length, .op = op, .buffer = Buffer::memory(data.data(), length)};
+        const int error = ring.run((*session)->serve(ring.io(), request)).error();
+        ring.cancel();
+        ring.run_until([&] { return ring.scope().idle(); });
+        (*session)->close();
+        session->reset();
+        return {error, static_cast<int>(asked)};
+    }
+    std::atomic<unsigned> asked = 0;
+};
+
+TEST_F(ErringTest, WhatMayPassIsAskedAgain) {
+    using std::chrono::seconds;
+    EXPECT_EQ(serve({EIO, ENOMEM, EIO}, Op::write, 512, seconds(9)), (std::vector{0, 4}));
+    EXPECT_EQ(serve({EIO}, Op::write, 512, seconds(0)), (std::vector{EIO, 1}));
+    EXPECT_EQ(serve({ENOSPC}, Op::write, 512, seconds(9)), (std::vector{ENOSPC, 1}));
+    EXPECT_EQ(serve({EIO}, Op::flush, 0, seconds(9)), (std::vector{EIO, 1}));
+    EXPECT_EQ(serve(std::vector<std::uint32_t>(20, EIO), Op::read, 512, seconds(9)),
+              (std::vector{EIO, 10}));
+    // The second part.
+    EXPECT_EQ(serve({0, EIO}, Op::read, (32 << 20) + 512, seconds(9)), (std::vector{0, 3}));
 }
 
 TEST_F(NbdTest, ReadOnlyBecauseWeSaySo) {
