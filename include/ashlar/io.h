@@ -57,13 +57,13 @@ struct Submission {
     };
     Kind kind = Kind::read;
     int fd = -1;
-    Buffer buffer{};                // the data
+    Buffer buffer{};  // the data
     // readv, writev: the iovecs; sendmsg, recvmsg: the msghdr; connect: the socket address
     const void* address = nullptr;
-    std::uint64_t offset = 0;       // of a file; for streams it is not looked at
-    std::uint64_t length = 0;       // fallocate: bytes; readv, writev, connect: size of *address
-    std::uint32_t flags = 0;        // RWF_*, MSG_*, FALLOC_FL_*, POLL*
-    Time time{};                    // sleep: how long; else the bound, none if zero
+    std::uint64_t offset = 0;  // of a file; for streams it is not looked at
+    std::uint64_t length = 0;  // fallocate: bytes; readv, writev, connect: size of *address
+    std::uint32_t flags = 0;   // RWF_*, MSG_*, FALLOC_FL_*, POLL*
+    Time time{};               // sleep: how long; else the bound, none if zero
 };
 static_assert(std::is_trivially_copyable_v<Submission>);
 
