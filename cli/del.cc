@@ -49,7 +49,7 @@ Error explain(Error error, const DeviceInfo& info, const Fd& server) {
 
 int del_device(Control& control, DeviceId id, const DelOptions& options) {
     // Whoever brings it back comes to an end first; but nobody keeps it from being removed.
-    const Fd lock = lock_server(id, kLockWait);
+    Fd lock = lock_server(id, kLockWait);
     auto info = control.info(id);
     // What a killed server left is of no use without the device.
     if (!info && info.error().code == ENODEV) remove_state_of_gone(control, id);
@@ -78,6 +78,7 @@ int del_device(Control& control, DeviceId id, const DelOptions& options) {
     if (!state) return kSuccess;  // another program's server, which may serve more
     if (!await_end(server, kServerEndMs)) return complain_of(id, "server", info->pid);
     remove_state(id, info->identity);
+    lock.reset();  // the supervisor looks whether the device is gone, and may wait for it
     if (!await_end(supervisor, kSupervisorEndMs)) {
         return complain_of(id, "supervisor", state->supervisor);
     }

@@ -72,8 +72,10 @@ public:
     // What a state file says later, or that it cannot be read, is no reason to go while the device
     // is there: what is held here would go too.
     int run(pid_t server) {
+        Fd process = open_process(server);
         while (true) {
-            await_end(server);
+            await_end(process, server);
+            process.reset();  // its number may soon be another's
             if (server > 0) waitpid(server, nullptr, WNOHANG);
             if (!device_) device_ = find_own();
             if (!device_ || is_gone(*device_)) return kSuccess;
@@ -81,6 +83,7 @@ public:
             const auto state = read_state(device_->id, device_->identity);
             if (state && state->pid != server && is_alive(state->pid)) {
                 server = state->pid;  // somebody else brought it back
+                process = open_process(server);
                 began_ = steady_clock::now();
                 given_up_ = false;
                 continue;
@@ -92,13 +95,13 @@ public:
             given_up_ = !recover(*state);
             const auto next = read_state(device_->id, device_->identity);
             server = next ? next->pid : 0;
+            process = open_process(server);
         }
     }
 
 private:
     // Until the process has ended; signals meanwhile go on to it.
-    void await_end(pid_t server) {
-        const Fd process = open_process(server);
+    void await_end(const Fd& process, pid_t server) {
         if (!process.valid()) return;
         std::array<pollfd, 2> fds = {{{process.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}}};
         while (true) {
