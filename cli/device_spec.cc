@@ -18,6 +18,8 @@ constexpr std::array kInfos = {
     OptionInfo{"depth", "N", "Requests in flight per queue, 1 to 4096; default: 128"},
     OptionInfo{"io-max", "SIZE", "Largest request, 4K to 32M; default: 1M"},
     OptionInfo{"read-only", "", "Refuse writes"},
+    OptionInfo{"keep-scheduler", "",
+               "Leave the kernel's I/O scheduler in place; default: none, as of a loop device"},
     OptionInfo{"data-path", "NAME",
                "How data moves: auto, zero-copy, zero-copy-manual, user-copy, get-data or copy; "
                "default: auto, the cheapest here"},
@@ -90,6 +92,7 @@ Parsed<DeviceOptions> read_device_options(const Spec& given) {
     device.io_max = read_io_max(reader, device.io_max);
     if (reader.has("id")) device.id = static_cast<DeviceId>(reader.number("id", 0, kIdMost, 0));
     device.read_only = reader.has("read-only");
+    device.keep_scheduler = reader.has("keep-scheduler");
     device.data_path = reader.choice<DataPath>("data-path", kDataPaths, device.data_path);
     device.commands = reader.choice<CommandStyle>("commands", kCommandStyles, device.commands);
     device.recovery = reader.choice<Recovery>("recovery", kRecoveries, device.recovery);

@@ -26,6 +26,7 @@ TEST(DeviceSpec, WithoutOptionsEverythingIsTheLibrarysDefault) {
     EXPECT_EQ(device.depth, plain.depth);
     EXPECT_EQ(device.io_max, plain.io_max);
     EXPECT_EQ(device.read_only, plain.read_only);
+    EXPECT_EQ(device.keep_scheduler, plain.keep_scheduler);
     EXPECT_EQ(device.data_path, plain.data_path);
     EXPECT_EQ(device.commands, plain.commands);
     EXPECT_EQ(device.thread_count, plain.thread_count);
@@ -36,11 +37,11 @@ TEST(DeviceSpec, WithoutOptionsEverythingIsTheLibrarysDefault) {
 
 TEST(DeviceSpec, EveryOptionArrives) {
     const std::vector<SpecOption> all = {
-        {"id", "1048575"},       {"queues", "4096"},   {"depth", "64"},
-        {"io-max", "32M"},       {"read-only"},        {"data-path", "user-copy"},
-        {"commands", "batch"},   {"threads", "5"},     {"threads-per-queue", "64"},
-        {"recovery", "reissue"}, {"nice", "-3"},       {"sqpoll"},
-        {"sqpoll-cpu", "3"},     {"sqpoll-idle", "20"}};
+        {"id", "1048575"},       {"queues", "4096"},    {"depth", "64"},
+        {"io-max", "32M"},       {"read-only"},         {"data-path", "user-copy"},
+        {"commands", "batch"},   {"threads", "5"},      {"threads-per-queue", "64"},
+        {"recovery", "reissue"}, {"nice", "-3"},        {"sqpoll"},
+        {"sqpoll-cpu", "3"},     {"sqpoll-idle", "20"}, {"keep-scheduler"}};
     EXPECT_EQ(all.size(), device_option_infos().size());
     const DeviceOptions device = read(all);
     EXPECT_EQ(device.id, 1'048'575U);
@@ -48,6 +49,7 @@ TEST(DeviceSpec, EveryOptionArrives) {
     EXPECT_EQ(device.depth, 64);
     EXPECT_EQ(device.io_max, 32U << 20);
     EXPECT_TRUE(device.read_only);
+    EXPECT_TRUE(device.keep_scheduler);
     EXPECT_EQ(device.data_path, DataPath::user_copy);
     EXPECT_EQ(device.commands, CommandStyle::batch);
     EXPECT_EQ(device.thread_count, 5U);

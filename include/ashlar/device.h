@@ -81,11 +81,14 @@ protected:
 };
 
 struct DeviceOptions {
-    std::optional<DeviceId> id{};              // none: the lowest free one
-    std::uint16_t queues = 1;                  // 1 to 4096; the kernel uses at most one per CPU
-    std::uint16_t depth = 128;                 // requests in flight per queue, 1 to 4096
-    std::uint32_t io_max = 1 << 20;            // bytes of the largest request, 4 KiB to 32 MiB
-    bool read_only = false;                    // even if the backend could write
+    std::optional<DeviceId> id{};    // none: the lowest free one
+    std::uint16_t queues = 1;        // 1 to 4096; the kernel uses at most one per CPU
+    std::uint16_t depth = 128;       // requests in flight per queue, 1 to 4096
+    std::uint32_t io_max = 1 << 20;  // bytes of the largest request, 4 KiB to 32 MiB
+    bool read_only = false;          // even if the backend could write
+    // Of a device with one queue: the kernel's I/O scheduler (mq-deadline) stays. Else there is
+    // none soon after its start, as of a loop device or one with several queues.
+    bool keep_scheduler = false;
     DataPath data_path = DataPath::automatic;  // refused if kernel or backend cannot
     CommandStyle commands = CommandStyle::automatic;
     Recovery recovery = Recovery::none;

@@ -10,6 +10,7 @@
 #include "base/assert.h"
 #include "core/child_control.h"
 #include "core/device_state.h"
+#include "core/io_scheduler.h"
 #include "kernel/abi.h"
 
 namespace ashlar {
@@ -108,6 +109,8 @@ Result<void> Device::State::serve() {
 Result<void> Device::State::begin_serving() {
     auto served = serve();
     if (served) served = start_from_child(info.id, getpid(), options.timeout);
+    // Of several queues the kernel gives none a scheduler.
+    if (served && info.queues == 1 && !options.keep_scheduler) leave_out_io_scheduler(info.id);
     return served;
 }
 

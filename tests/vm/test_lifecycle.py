@@ -1,4 +1,5 @@
 """Devices come and go, whatever happens to their servers, and leave nothing behind."""
+import contextlib
 import os
 import signal
 import subprocess
@@ -130,8 +131,48 @@ class InUse(DeviceTest):
         self.assertEqual(traces(), NOTHING)
 
 
+def scheduler(device):
+    return read_text(f"/sys/block/{os.path.basename(device['block_device'])}/queue/scheduler")
+
+
+class Scheduler(DeviceTest):
+    def test_there_is_none_a_moment_later(self):
+        for device in (add("mem", "--size", "16M"), add("null", "--queues", "2")):
+            wait_until(lambda device=device: "[none]" in scheduler(device), "no scheduler")
+
+    def test_the_kernels_choice_can_stay(self):
+        kept = add("null", "--keep-scheduler")
+        other = add("null")
+        wait_until(lambda: "[none]" in scheduler(other), "no scheduler of the other one")
+        self.assertIn("[mq-deadline]", scheduler(kept))
+
+    def test_none_again_after_a_stop(self):
+        device = add("file", "/tmp/scheduled", "--create", "--size", "16M")
+        ashlar("stop", "0")
+        ashlar("recover", "0")
+        wait_until(lambda: "[none]" in scheduler(device), "no scheduler")
+        ashlar("del", "0")
+        os.unlink("/tmp/scheduled")
+
+
 class KilledServer(DeviceTest):
     makes_io_fail = True
+
+    def test_while_the_scheduler_is_changed(self):
+        # The change waits for the reads, which nobody answers any more: it must not keep anybody.
+        for _ in range(5):
+            device = add("null", "--layer", "delay:read=500ms")
+            readers = [subprocess.Popen(["dd", f"if={device['block_device']}", "of=/dev/null",
+                                         "bs=4k", "count=1", "iflag=direct"],
+                                        stderr=subprocess.DEVNULL) for _ in range(3)]
+            time.sleep(0.05)
+            kill_server(device["pid"])
+            for reader in readers:
+                reader.wait(timeout=30)
+            ashlar("del", "0")
+            self.assertEqual(traces(), NOTHING)
+            wait_until(lambda: "ashlar-sched" not in run("ps", "-eo", "comm").stdout,
+                       "nobody waits for the device")
 
     def test_idle(self):
         device = add("mem", "--size", "64M", "--queues", "2")
@@ -210,7 +251,8 @@ class KilledServer(DeviceTest):
                 time.sleep(delay_ms / 1000)
                 for pid in servers():
                     if pid != process.pid:
-                        os.kill(pid, signal.SIGKILL)
+                        with contextlib.suppress(ProcessLookupError):  # it has just ended
+                            os.kill(pid, signal.SIGKILL)
                 errors = process.communicate(timeout=60)[1]
             if process.returncode != 0:
                 failed += 1
