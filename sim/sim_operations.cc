@@ -45,6 +45,7 @@ void SimReactor::start(const Entry& entry) {
         }
         flight.registered = slots_[index].buffer;
     }
+    if (submission.followers != 0) finding("followers are not simulated");
     draw_fault(flight);
     const Instant carried_out = kernel_.random.below(faults_.latency) + 500;
     const Instant ended = carried_out + kernel_.random.below(faults_.latency / 4 + 1);

@@ -63,9 +63,15 @@ struct Submission {
     std::uint64_t offset = 0;  // of a file; for streams it is not looked at
     std::uint64_t length = 0;  // fallocate: bytes; readv, writev, connect: size of *address
     std::uint32_t flags = 0;   // RWF_*, MSG_*, FALLOC_FL_*, POLL*
-    Time time{};               // sleep: how long; else the bound, none if zero
+    bool at_once = false;      // of sendmsg: see Io::send_at_once; `length` is that of the message
+    // Of the submissions that come next, so many start only when this one, and those in between,
+    // succeeded (a sendmsg with MSG_WAITALL: as a whole; a short write or send from registered
+    // memory did not); else they end with ECANCELED. At most kFollowersMost.
+    std::uint8_t followers = 0;
+    Time time{};  // sleep: how long; else the bound, none if zero
 };
 static_assert(std::is_trivially_copyable_v<Submission>);
+inline constexpr unsigned kFollowersMost = 31;
 
 // Something that will complete exactly once, on the queue's thread. Owner: whoever submits it; it
 // stays where it is until then.
@@ -107,7 +113,7 @@ private:
     bool hooked_ = false;
 };
 
-// One operation of the ring, to be awaited once.
+// One operation of the ring, to be awaited once. It starts then, or when start() says so.
 class [[nodiscard]] IoOperation final : public Operation {
 public:
     IoOperation(IoScope& scope, const Submission& submission) noexcept
@@ -128,7 +134,11 @@ public:
         return {.seconds = seconds.count(), .nanoseconds = (time - seconds).count()};
     }
 
-    static bool await_ready() noexcept { return false; }
+    // Starts now; it is awaited later, and must be. Started one after the other, operations are
+    // submitted in that order.
+    void start() noexcept;
+
+    [[nodiscard]] bool await_ready() const noexcept { return state_ == State::done; }
     bool await_suspend(std::coroutine_handle<> waiter) noexcept;
     [[nodiscard]] IoResult await_resume() const noexcept { return result_; }
 
@@ -136,12 +146,14 @@ public:
 
 private:
     friend class IoScope;
+    enum class State : std::uint8_t { idle, in_flight, done };
     [[nodiscard]] bool is_bounded() const noexcept {
         return submission_.time.seconds != 0 || submission_.time.nanoseconds != 0;
     }
     IoScope& scope_;
     Submission submission_;
     IoResult result_{};
+    State state_ = State::idle;
     std::coroutine_handle<> waiter_ = nullptr;  // while in flight
     IoOperation* before_ = nullptr;             // in the scope's list, while in flight
     IoOperation* after_ = nullptr;
@@ -307,6 +319,19 @@ public:
                      .fd = fd,
                      .address = &message,
                      .flags = static_cast<std::uint32_t>(flags)});
+    }
+    // The same, but what the socket does not take now is not sent: the count may be short, or the
+    // errno EAGAIN. A message that left as a whole costs no completion of its own: that it did is
+    // told before whatever completes next. (With SubmissionPolling this is sendmsg.)
+    // length: bytes of the message. Do not wait for it before something else can complete.
+    IoOperation send_at_once(int fd, const msghdr& message, std::uint64_t length,
+                             int flags = 0) noexcept {
+        return make({.kind = Submission::Kind::sendmsg,
+                     .fd = fd,
+                     .address = &message,
+                     .length = length,
+                     .flags = static_cast<std::uint32_t>(flags),
+                     .at_once = true});
     }
     IoOperation recvmsg(int fd, msghdr& message, int flags = 0) noexcept {
         return make({.kind = Submission::Kind::recvmsg,

@@ -8,10 +8,8 @@
 namespace ashlar {
 
 bool IoScope::start(IoOperation& operation) noexcept {
-    if (cancelled_) [[unlikely]] {
-        operation.result_ = IoResult::from_errno(ECANCELED);
+    if (cancelled_) [[unlikely]]
         return false;
-    }
     operation.after_ = first_;
     if (first_ != nullptr) first_->before_ = &operation;
     first_ = &operation;
@@ -57,16 +55,26 @@ void IoScope::thread_ends() noexcept {
     cancelled_ = true;
     while (first_ != nullptr) {
         first_->waiter_ = nullptr;
+        first_->state_ = IoOperation::State::idle;
         unlink(*first_);
     }
     offload_.forget(*this);
     calls_ = 0;
 }
 
-IoOperation::~IoOperation() { ASHLAR_ASSERT(waiter_ == nullptr); }
+IoOperation::~IoOperation() { ASHLAR_ASSERT(state_ != State::in_flight); }
+
+void IoOperation::start() noexcept {
+    state_ = State::in_flight;
+    if (scope_.start(*this)) [[likely]]
+        return;
+    state_ = State::done;
+    result_ = IoResult::from_errno(ECANCELED);
+}
 
 bool IoOperation::await_suspend(std::coroutine_handle<> waiter) noexcept {
-    if (!scope_.start(*this)) return false;
+    if (state_ == State::idle) start();
+    if (state_ == State::done) return false;
     waiter_ = waiter;
     return true;
 }
@@ -82,8 +90,9 @@ void IoOperation::complete(std::int32_t result, std::uint32_t flags) noexcept {
         result_ = IoResult::from_errno(ETIMEDOUT);
     }
     const auto waiter = std::exchange(waiter_, nullptr);
+    state_ = State::done;
     scope_.ended(*this);
-    waiter.resume();
+    if (waiter != nullptr) waiter.resume();
 }
 
 bool OffloadedCall::await_suspend(std::coroutine_handle<> waiter) noexcept {

@@ -510,6 +510,48 @@ TEST_F(IoTest, CancelEndsAllInFlightAndEverythingLater) {
     EXPECT_EQ(idle, 1);
 }
 
+Task<> send_three(Io& io, int socket, const std::array<Buffer, 3>& texts) {
+    const auto operation = [&](int i, std::uint8_t followers) {
+        return IoOperation(io.scope(), {.kind = Submission::Kind::send,
+                                        .fd = socket,
+                                        .buffer = texts[static_cast<std::size_t>(i)],
+                                        .followers = followers});
+    };
+    IoOperation first = operation(0, 2);
+    IoOperation second = operation(1, 1);
+    IoOperation third = operation(2, 0);
+    first.start();
+    second.start();
+    third.start();
+    // In whatever order they are awaited.
+    const IoResult last = co_await third;
+    const IoResult head = co_await first;
+    const IoResult middle = co_await second;
+    for (const IoResult one : {head, middle, last}) {
+        if (!one.ok()) co_return one;
+    }
+    co_return IoResult::bytes(head.count() + middle.count() + last.count());
+}
+
+TEST_F(IoTest, StartedBeforeTheyAreAwaited) {
+    const Pair sockets = make_sockets();
+    std::array<std::string, 3> texts{"one ", "two ", "three"};
+    const std::array<Buffer, 3> buffers{of(texts[0]), of(texts[1]), of(texts[2])};
+    EXPECT_EQ(ring.run(send_three(ring.io(), sockets.first.get(), buffers)), IoResult::bytes(13));
+    std::string got(20, '\0');
+    got.resize(static_cast<std::size_t>(recv(sockets.second.get(), got.data(), 20, 0)));
+    EXPECT_EQ(got, "one two three");
+    EXPECT_EQ(ring.run(send_three(ring.io(), -1, buffers)).error(), EBADF);
+    EXPECT_TRUE(ring.scope().idle());
+}
+
+TEST_F(IoTest, WhatIsStartedAfterCancelEndsThere) {
+    std::array<std::string, 3> texts{"one ", "two ", "three"};
+    const std::array<Buffer, 3> buffers{of(texts[0]), of(texts[1]), of(texts[2])};
+    ring.cancel();
+    EXPECT_EQ(ring.run(send_three(ring.io(), 1, buffers)).error(), ECANCELED);
+}
+
 // ---- What the ring says, played ----------------------------------------------------------------
 
 class IoScopeTest : public testing::Test {
@@ -643,7 +685,7 @@ using IoScopeDeathTest = IoScopeTest;
 
 TEST_F(IoScopeDeathTest, AnOperationThatIsDestroyedWhileTheKernelHasIt) {
     auto task = std::make_unique<Task<>>(start());
-    EXPECT_DEATH(task.reset(), "broken invariant: waiter_ == nullptr");
+    EXPECT_DEATH(task.reset(), "broken invariant: state_ != State::in_flight");
     end(0, 0);
 }
 

@@ -86,7 +86,8 @@ public:
                              Operation& operation) noexcept = 0;
     virtual void control_command(int fd, std::uint32_t opcode, const kernel::abi::CtrlCmd& command,
                                  Operation& operation) noexcept = 0;
-    // submission stays where it is until the operation completes. send_zero_copy completes twice if
+    // submission stays where it is until the operation completes; its followers are submitted next,
+    // and nothing in between. at_once completes with the round. send_zero_copy completes twice if
     // the first one's flags say `more`; a bound that passes gives ECANCELED.
     virtual void submit(const Submission& submission, Operation& operation) noexcept = 0;
     // Asks for the end of a submitted operation; it still completes, most often with ECANCELED.

@@ -23,7 +23,8 @@ namespace {
 
 constexpr unsigned kEntriesMax = 32'768;
 constexpr unsigned kBuffersMax = 16'384;
-constexpr unsigned kTogether = 2;  // entries that must leave in one submission, at most
+// Entries that must leave in one submission, at most: an operation and its followers or its bound.
+constexpr unsigned kTogether = 1 + kFollowersMost;
 // Of a multishot command, in SQE::uring_cmd_flags; newer than the header.
 constexpr std::uint32_t kCommandMultishot = 1U << 1;
 static_assert(completion::has_buffer == IORING_CQE_F_BUFFER);
@@ -231,10 +232,16 @@ public:
         const bool bounded = submission.kind != Submission::Kind::sleep &&
                              (submission.time.seconds != 0 || submission.time.nanoseconds != 0);
         // A bound is an entry of its own that must leave together with what it bounds.
-        if (bounded) make_room(kTogether);
+        make_room(bounded ? 2U : 1U + submission.followers);
         io_uring_sqe* sqe = next_sqe();
         fill_entry(sqe, submission);
         sqe->user_data = reinterpret_cast<std::uintptr_t>(&operation);
+        if (submission.followers != 0) sqe->flags |= IOSQE_IO_LINK;
+        if (submission.at_once && !polled_) {
+            sqe->msg_flags |= MSG_DONTWAIT | MSG_WAITALL;
+            sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+            quiet_.push_back({&operation, static_cast<std::int32_t>(submission.length)});
+        }
         if (!bounded) return;
         sqe->flags |= IOSQE_IO_LINK;
         io_uring_sqe* bound = next_sqe();
@@ -253,8 +260,8 @@ public:
         run_hooks();
         const int result =
             timeout ? submit_and_wait(*timeout) : io_uring_submit_and_wait(&ring_, 1);
-        const bool any = reap();
-        if (any) return 0;
+        const bool any = settle_quiet();
+        if (reap() || any) return 0;
         // liburing answers the number of submissions when the time passed after one.
         if (timeout && result >= 0) return ETIME;
         if (result >= 0) return 0;
@@ -366,6 +373,25 @@ private:
         return io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &limit, nullptr);
     }
 
+    // What was carried out without a word has succeeded; true when there was any. What failed has a
+    // completion. What is not with the kernel yet, or whose completion could not be told for want
+    // of room, is looked at again later.
+    bool settle_quiet() noexcept {
+        if (quiet_.empty()) [[likely]]
+            return false;
+        unsigned head = 0;
+        io_uring_cqe* cqe = nullptr;
+        io_uring_for_each_cqe(&ring_, head, cqe) {
+            const auto failed = std::ranges::find(quiet_, cqe->user_data, &Quiet::user_data);
+            if (failed != quiet_.end()) quiet_.erase(failed);
+        }
+        if (io_uring_sq_ready(&ring_) != 0 || io_uring_cq_has_overflow(&ring_)) return false;
+        settling_.swap(quiet_);
+        for (const Quiet& each : settling_) each.operation->complete(each.result, 0);
+        settling_.clear();
+        return true;
+    }
+
     // True when anything but a time-out of liburing's own came.
     bool reap() noexcept {
         unsigned head = 0;
@@ -412,6 +438,15 @@ private:
         for (auto& call : calls) call();
     }
 
+    // An operation whose success makes no completion.
+    struct Quiet {
+        Operation* operation = nullptr;
+        std::int32_t result = 0;
+        [[nodiscard]] std::uint64_t user_data() const noexcept {
+            return reinterpret_cast<std::uintptr_t>(operation);
+        }
+    };
+
     io_uring ring_{};
     bool open_ = false;
     const std::uint8_t file_flags_;  // of every command: whether a slot is one, or a descriptor
@@ -420,6 +455,8 @@ private:
     std::vector<bool> buffers_used_;
     bool buffer_table_ = false;
     std::vector<std::optional<BufferGroup>> groups_;
+    std::vector<Quiet> quiet_;     // submitted
+    std::vector<Quiet> settling_;  // the same, when they are told
     Fd wake_;
     std::uint64_t wake_count_ = 0;
     Wake wake_operation_{*this};

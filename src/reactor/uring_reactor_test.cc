@@ -2,12 +2,14 @@
 // memory file, which takes none (a negative errno): no driver is needed.
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <deque>
 #include <functional>
 #include <future>
 #include <memory>
@@ -208,6 +210,192 @@ TEST(UringReactor, OneSystemCallARound) {
 
 TEST(UringReactor, OneSystemCallARoundAlsoWithATimeOut) {
     std::thread([] { count_system_calls(kLong); }).join();
+}
+
+// ---- Sending -----------------------------------------------------------------------------------
+
+class SendAtOnce : public testing::Test {
+protected:
+    SendAtOnce() {
+        std::array<int, 2> ends{};
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
+            throw std::runtime_error("socketpair");
+        }
+        sender = Fd(ends[0]);
+        receiver = Fd(ends[1]);
+        for (int i = 0; i < 2; ++i) static_cast<void>(reactor->run_once(milliseconds(1)));
+    }
+    // A message and its submission; they stay where they are.
+    struct Message {
+        Message(const Fd& socket, std::size_t length)
+            : content(length), piece{.iov_base = content.data(), .iov_len = length} {
+            header.msg_iov = &piece;
+            header.msg_iovlen = 1;
+            submission = {.kind = Submission::Kind::sendmsg,
+                          .fd = socket.get(),
+                          .address = &header,
+                          .length = length,
+                          .flags = MSG_NOSIGNAL,
+                          .at_once = true};
+        }
+        std::vector<char> content;
+        iovec piece;
+        msghdr header{};
+        Submission submission;
+        Recorder recorder;
+    };
+    void submit(Message& message) { reactor->submit(message.submission, message.recorder); }
+    // What the receiver can take now.
+    std::size_t arrived() {
+        std::vector<char> into(1 << 20);
+        std::size_t all = 0;
+        ssize_t got = 0;
+        while ((got = recv(receiver.get(), into.data(), into.size(), MSG_DONTWAIT)) > 0) {
+            all += static_cast<std::size_t>(got);
+        }
+        return all;
+    }
+
+    static constexpr std::size_t kTooMuch = 4 << 20;
+    std::unique_ptr<Reactor> reactor = open_reactor({.entries = 64});
+    Fd sender, receiver;
+};
+
+TEST_F(SendAtOnce, AWholeMessageIsToldWithTheRound) {
+    Message message(sender, 100);
+    submit(message);
+    EXPECT_EQ(message.recorder.calls, 0);
+    EXPECT_EQ(reactor->run_once(milliseconds(1)), 0) << "it is not nothing";
+    EXPECT_EQ(message.recorder.calls, 1);
+    EXPECT_EQ(message.recorder.result, 100);
+    EXPECT_EQ(arrived(), 100U);
+    EXPECT_EQ(reactor->run_once(milliseconds(1)), ETIME);
+    EXPECT_EQ(message.recorder.calls, 1);
+}
+
+TEST_F(SendAtOnce, ItIsToldBeforeTheReplyByOneSystemCall) {
+    std::array<char, 200> into{};
+    iovec piece{.iov_base = into.data(), .iov_len = into.size()};
+    msghdr header{};
+    header.msg_iov = &piece;
+    header.msg_iovlen = 1;
+    const Submission receiving{
+        .kind = Submission::Kind::recvmsg, .fd = receiver.get(), .address = &header};
+    Recorder received;
+    Message message(sender, 100);
+    received.then = [&] { EXPECT_EQ(message.recorder.calls, 1); };
+    // A thread whose calls are counted ends with it.
+    std::thread([&] {
+        reactor = open_reactor();
+        settle(*reactor);
+        const test::SystemCallCounter enters(__NR_io_uring_enter);
+        reactor->submit(receiving, received);
+        submit(message);
+        EXPECT_EQ(reactor->run_once(kLong), 0);
+        EXPECT_EQ(enters.count(), 1U);
+        reactor.reset();
+    }).join();
+    EXPECT_EQ(received.calls, 1);
+    EXPECT_EQ(received.result, 100);
+}
+
+TEST_F(SendAtOnce, WhatTheSocketDoesNotTakeIsNotSent) {
+    Message first(sender, kTooMuch);
+    Message second(sender, 10);
+    submit(first);
+    submit(second);
+    while (first.recorder.calls + second.recorder.calls < 2) {
+        ASSERT_EQ(reactor->run_once(kLong), 0);
+    }
+    EXPECT_GT(first.recorder.result, 0);
+    EXPECT_LT(first.recorder.result, static_cast<int>(kTooMuch));
+    EXPECT_EQ(second.recorder.result, -EAGAIN);
+    EXPECT_EQ(arrived(), static_cast<std::size_t>(first.recorder.result));
+}
+
+TEST_F(SendAtOnce, WholeOnesAndOthersInOneRound) {
+    std::array<int, 2> ends{};
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+    const Fd closed(ends[0]);
+    close(ends[1]);
+    Message before(sender, 10);
+    Message broken(closed, 10);
+    Message after(sender, 20);
+    submit(before);
+    submit(broken);
+    submit(after);
+    ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(before.recorder.result, 10);
+    EXPECT_EQ(broken.recorder.calls, 1);
+    EXPECT_EQ(broken.recorder.result, -EPIPE);
+    EXPECT_EQ(after.recorder.result, 20);
+    EXPECT_EQ(arrived(), 30U);
+}
+
+TEST_F(SendAtOnce, WhatIsToldMaySendMore) {
+    Message message(sender, 10);
+    message.recorder.then = [&] {
+        if (message.recorder.calls < 5) submit(message);
+    };
+    submit(message);
+    for (int round = 0; round < 5; ++round) EXPECT_EQ(reactor->run_once(milliseconds(1)), 0);
+    EXPECT_EQ(message.recorder.calls, 5);
+    EXPECT_EQ(arrived(), 50U);
+}
+
+TEST_F(SendAtOnce, MoreThanTheRingHolds) {
+    std::deque<Message> messages;
+    for (int i = 0; i < 200; ++i) submit(messages.emplace_back(sender, 1));
+    for (int round = 0; round < 3; ++round) static_cast<void>(reactor->run_once(milliseconds(1)));
+    for (const Message& each : messages) EXPECT_EQ(each.recorder.calls, 1);
+    EXPECT_EQ(arrived(), 200U);
+}
+
+TEST_F(SendAtOnce, AKernelThreadTellsEachByItself) {
+    reactor = open_reactor({.entries = 64, .polling = SubmissionPolling{}});
+    Message message(sender, 100);
+    submit(message);
+    while (message.recorder.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(message.recorder.result, 100);
+}
+
+TEST_F(SendAtOnce, FollowersOfWhatDidNotLeaveAsAWholeAreNotStarted) {
+    std::deque<Message> messages;
+    for (const std::size_t length : {std::size_t{10}, kTooMuch, std::size_t{20}, std::size_t{30}}) {
+        Message& message = messages.emplace_back(sender, length);
+        message.submission.at_once = false;
+        message.submission.flags = MSG_NOSIGNAL | MSG_DONTWAIT | MSG_WAITALL;
+        message.submission.followers = static_cast<std::uint8_t>(4 - messages.size());
+    }
+    for (Message& each : messages) submit(each);
+    const auto all_told = [&] {
+        return std::ranges::all_of(messages, [](const auto& each) { return each.recorder.calls; });
+    };
+    while (!all_told()) ASSERT_EQ(reactor->run_once(kLong), 0);
+    EXPECT_EQ(messages[0].recorder.result, 10);
+    EXPECT_GT(messages[1].recorder.result, 0);
+    EXPECT_LT(messages[1].recorder.result, static_cast<int>(kTooMuch));
+    EXPECT_EQ(messages[2].recorder.result, -ECANCELED);
+    EXPECT_EQ(messages[3].recorder.result, -ECANCELED);
+    EXPECT_EQ(arrived(), 10U + static_cast<std::size_t>(messages[1].recorder.result));
+}
+
+TEST_F(SendAtOnce, FollowersLeaveInTheirOrderHoweverFullTheRingIs) {
+    reactor = open_reactor({.entries = 1});
+    std::deque<Message> messages;
+    for (int chain = 0; chain < 10; ++chain) {
+        for (int i = 0; i < 20; ++i) {
+            Message& message = messages.emplace_back(sender, 1);
+            message.content[0] = static_cast<char>(messages.size());
+            message.submission.at_once = false;
+            message.submission.followers = static_cast<std::uint8_t>(19 - i);
+            submit(message);
+        }
+        while (messages.back().recorder.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
+    }
+    std::array<char, 201> into{};
+    ASSERT_EQ(recv(receiver.get(), into.data(), into.size(), MSG_DONTWAIT), 200);
+    for (std::size_t i = 0; i < 200; ++i) ASSERT_EQ(into[i], static_cast<char>(i + 1));
 }
 
 // ---- Time-outs ---------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """Programs that are started to serve a disk, and end with it."""
+import fcntl
 import os
 import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 from support import (DeviceTest, Mounted, add, ashlar, ashlar_json, kill_server, run, wait_until)
@@ -79,6 +81,19 @@ class Programs(Started):
         self.assertEqual(len(running("nbdkit")), 1)
         ashlar("del", device["id"])
         self.assertEqual(running("nbdkit"), [])
+
+    def test_its_supervisor_looks_while_the_device_goes(self):
+        self.makes_io_fail = True
+        device = add("nbd", "--", "nbdkit", "memory", "64M")
+        kill_server(device["pid"])
+        wait_until(lambda: ashlar_json("show", device["id"])["state"] == "dead", "dead")
+        directory = os.open("/run/ashlar", os.O_RDONLY)
+        fcntl.flock(directory, fcntl.LOCK_EX)  # del gets no further than the device's end
+        with subprocess.Popen(["ashlar", "del", str(device["id"])]) as removal:
+            wait_until(lambda: not os.path.exists(device["block_device"]), "it is gone")
+            time.sleep(0.5)  # several looks
+            os.close(directory)
+            self.assertEqual(removal.wait(timeout=20), 0)
 
     def test_it_dies(self):
         self.makes_io_fail = True

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <optional>
 #include <utility>
 
 #include "backends/nbd/inbox.h"
@@ -15,13 +16,40 @@
 namespace ashlar::nbd {
 namespace {
 
-// Requests that leave in one message; two pieces each.
+// Requests that leave together; two pieces each.
 constexpr std::size_t kTogether = 64;
+constexpr std::size_t kPartsMost = 1 + kFollowersMost;
 
 // What a pipe takes without waiting for its other end, however small the system made it.
 constexpr std::uint32_t kPipeBytes = 4096;
 
 bool has_data(const Call& call) noexcept { return call.command == Command::write; }
+
+// What leaves by one operation: some pieces of memory, or the rest of a call's data that only the
+// kernel can reach.
+struct Part {
+    msghdr message{};
+    const Call* registered = nullptr;
+    std::uint64_t left = 0;  // bytes
+    std::size_t gone = 0;    // with registered data: what SocketWire::gone_ becomes
+    bool more = false;       // registered data follows
+
+    [[nodiscard]] bool is_registered() const noexcept { return registered != nullptr; }
+    // flags: of messages; the kernel sends registered data as a write, which knows none.
+    [[nodiscard]] Submission submission(int socket, int flags) const noexcept {
+        if (!is_registered()) {
+            return {.kind = Submission::Kind::sendmsg,
+                    .fd = socket,
+                    .address = &message,
+                    .flags = static_cast<std::uint32_t>(flags | (more ? MSG_MORE : 0))};
+        }
+        const Buffer& all = registered->buffer;
+        const auto rest = static_cast<std::uint32_t>(left);
+        return {.kind = Submission::Kind::send,
+                .fd = socket,
+                .buffer = all.part(all.length() - rest, rest)};
+    }
+};
 
 class SocketWire final : public Wire {
 public:
@@ -31,7 +59,9 @@ public:
     Task<> run(Io& io) override {
         Task<> sending = send_all(io);  // NOLINT(misc-const-correctness): it is awaited below
         const IoResult received = co_await receive_all(io);
-        if (received.error() != ECANCELED) hang_up();
+        // What has left in part cannot be gone on with; and of what waits for its turn to be sent,
+        // cancelling ends only the first.
+        if (received.error() != ECANCELED || mid_message_) hang_up();
         ended_ = true;
         work_.give();
         const IoResult sent = co_await sending;
@@ -73,31 +103,62 @@ private:
             co_await io.round_end();
             gather();
             mid_message_ = true;
-            while (message_.msg_iovlen != 0) {
-                const int flags = MSG_NOSIGNAL | (registered_ != nullptr ? MSG_MORE : 0);
-                const IoResult part = co_await io.sendmsg(socket_.get(), message_, flags);
-                if (!went(part)) co_return part;
-            }
-            while (registered_ != nullptr && registered_left_ != 0) {
-                const Buffer& all = registered_->buffer;
-                const Buffer rest = all.part(all.length() - registered_left_, registered_left_);
-                const IoResult part = co_await io.send(socket_.get(), rest);
-                if (!went(part)) co_return part;
+            // What the socket has no room for is waited for, one part after the other.
+            bool full = false;
+            while (first_part_ != parts_end_) {
+                IoResult sent{};
+                if (full) {
+                    const Part& part = parts_[first_part_];
+                    sent = co_await IoOperation(io.scope(),
+                                                part.submission(socket_.get(), MSG_NOSIGNAL));
+                    if (!went(sent)) co_return sent;
+                    continue;
+                }
+                full = true;  // if anything is left
+                // If more is to be sent than fits here, that cannot wait for an answer to this.
+                const bool all = parts_end_ == 1 && first_unsent_ == nullptr;
+                if (const Part& part = parts_[0]; all && !part.is_registered()) {
+                    sent = co_await io.send_at_once(socket_.get(), part.message, part.left,
+                                                    MSG_NOSIGNAL);
+                    if (!went(sent)) co_return sent;
+                    continue;
+                }
+                start_parts(io);
+                bool on = true;
+                for (std::size_t i = 0; i < parts_end_; ++i) {
+                    IoOperation& operation = *operations_[i];
+                    const IoResult result = co_await operation;
+                    if (!on) continue;  // it was not started
+                    if (!went(result)) sent = result;
+                    on = first_part_ > i;
+                }
+                if (!sent.ok()) co_return sent;
             }
             mid_message_ = false;
-            left(batch_);
         }
         co_return IoResult{};
     }
 
-    // What is unsent, up to the first request whose data only the kernel can reach: that goes
-    // after the message.
+    // Each part leaves when the one before it has left as a whole. A message that the socket has no
+    // room for is told at once: a server that takes nothing meanwhile may have answered some of it.
+    void start_parts(Io& io) {
+        for (std::size_t i = 0; i < parts_end_; ++i) {
+            Submission submission =
+                parts_[i].submission(socket_.get(), MSG_NOSIGNAL | MSG_DONTWAIT | MSG_WAITALL);
+            submission.followers = static_cast<std::uint8_t>(parts_end_ - 1 - i);
+            operations_[i].emplace(io.scope(), submission).start();
+        }
+    }
+
+    // What is unsent, in parts: data that only the kernel can reach is one of its own.
     void gather() noexcept {
-        std::size_t pieces = 0;
+        pieces_end_ = 0;
         batch_ = 0;
         gone_ = 0;
-        registered_ = nullptr;
-        while (first_unsent_ != nullptr && batch_ < kTogether && registered_ == nullptr) {
+        first_part_ = 0;
+        parts_end_ = 0;
+        bool open = false;  // the last part can take more pieces
+        while (first_unsent_ != nullptr && batch_ < kTogether && parts_end_ + 2 <= kPartsMost) {
             Call& call = *first_unsent_;
             first_unsent_ = call.next_unsent;
             if (first_unsent_ == nullptr) last_unsent_ = nullptr;
@@ -107,48 +168,64 @@ private:
                                        .cookie = call.cookie,
                                        .offset = call.offset,
                                        .length = call.length});
-            pieces_[pieces] = {.iov_base = headers_[batch_].data(), .iov_len = kRequestBytes};
-            gone_with_[pieces++] = has_data(call) ? batch_ : batch_ + 1;
+            if (!open) begin_message();
+            open = true;
+            add_piece(headers_[batch_].data(), kRequestBytes, has_data(call) ? batch_ : batch_ + 1);
             ++batch_;
             if (!has_data(call)) continue;
             if (call.buffer.is_memory()) {
-                pieces_[pieces] = {.iov_base = call.buffer.data(), .iov_len = call.length};
-                gone_with_[pieces++] = batch_;
-            } else {
-                registered_ = &call;
-                registered_left_ = call.length;
+                add_piece(call.buffer.data(), call.length, batch_);
+                continue;
             }
+            parts_[parts_end_ - 1].more = true;
+            parts_[parts_end_++] = {.registered = &call, .left = call.length, .gone = batch_};
+            open = false;
         }
-        message_ = {};
-        message_.msg_iov = pieces_.data();
-        message_.msg_iovlen = pieces;
     }
 
-    // False when it failed for good.
-    bool went(IoResult part) noexcept {
-        if (part.error() == EINTR || part.error() == EAGAIN) return true;
-        if (!part.ok()) {
-            if (part.error() != ECANCELED) hang_up();
+    void begin_message() noexcept {
+        Part& part = parts_[parts_end_++];
+        part = {};
+        part.message.msg_iov = pieces_.data() + pieces_end_;
+    }
+
+    // gone: what gone_ becomes with it.
+    void add_piece(void* memory, std::size_t length, std::size_t gone) noexcept {
+        Part& part = parts_[parts_end_ - 1];
+        gone_with_[pieces_end_] = gone;
+        pieces_[pieces_end_++] = {.iov_base = memory, .iov_len = length};
+        ++part.message.msg_iovlen;
+        part.left += length;
+    }
+
+    // How sending the first part ended. False when it failed for good.
+    bool went(IoResult sent) noexcept {
+        if (sent.error() == EINTR || sent.error() == EAGAIN) return true;
+        if (!sent.ok()) {
+            if (sent.error() != ECANCELED) hang_up();
             send_failed_ = true;
             settled_.give();
             return false;
         }
-        std::uint64_t count = part.count();
-        if (message_.msg_iovlen == 0) {
-            registered_left_ -= static_cast<std::uint32_t>(count);
+        Part& part = parts_[first_part_];
+        std::uint64_t count = sent.count();
+        part.left -= count;
+        if (part.left == 0) ++first_part_;
+        if (part.is_registered()) {
+            if (part.left == 0) left(part.gone);
             return true;
         }
+        msghdr& message = part.message;
         std::size_t gone = gone_;
-        while (message_.msg_iovlen != 0 && count >= message_.msg_iov->iov_len) {
-            count -= message_.msg_iov->iov_len;
-            gone = gone_with_[static_cast<std::size_t>(message_.msg_iov - pieces_.data())];
-            ++message_.msg_iov;
-            --message_.msg_iovlen;
+        while (message.msg_iovlen != 0 && count >= message.msg_iov->iov_len) {
+            count -= message.msg_iov->iov_len;
+            gone = gone_with_[static_cast<std::size_t>(message.msg_iov - pieces_.data())];
+            ++message.msg_iov;
+            --message.msg_iovlen;
         }
-        if (message_.msg_iovlen != 0) {
-            message_.msg_iov->iov_base =
-                static_cast<std::byte*>(message_.msg_iov->iov_base) + count;
-            message_.msg_iov->iov_len -= count;
+        if (message.msg_iovlen != 0) {
+            message.msg_iov->iov_base = static_cast<std::byte*>(message.msg_iov->iov_base) + count;
+            message.msg_iov->iov_len -= count;
         }
         left(gone);
         return true;
@@ -237,9 +314,11 @@ private:
     std::array<RequestBytes, kTogether> headers_{};
     std::array<iovec, 2 * kTogether> pieces_{};
     std::array<std::size_t, 2 * kTogether> gone_with_{};  // with each piece, what gone_ becomes
-    msghdr message_{};
-    Call* registered_ = nullptr;  // the last one, if its data goes after the message
-    std::uint32_t registered_left_ = 0;
+    std::size_t pieces_end_ = 0;
+    std::array<Part, kPartsMost> parts_{};
+    std::array<std::optional<IoOperation>, kPartsMost> operations_;  // of the parts
+    std::size_t first_part_ = 0;                                     // that has not left
+    std::size_t parts_end_ = 0;
 };
 
 }  // namespace
