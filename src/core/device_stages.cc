@@ -110,7 +110,9 @@ Result<void> Device::State::begin_serving() {
     auto served = serve();
     if (served) served = start_from_child(info.id, getpid(), options.timeout);
     // Of several queues the kernel gives none a scheduler.
-    if (served && info.queues == 1 && !options.keep_scheduler) leave_out_io_scheduler(info.id);
+    if (served && info.queues == 1 && !options.keep_scheduler) {
+        leave_out_io_scheduler(io_scheduler_file(info.id));
+    }
     return served;
 }
 

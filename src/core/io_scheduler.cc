@@ -4,9 +4,7 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <array>
 #include <cerrno>
-#include <cstdio>
 
 namespace ashlar {
 namespace {
@@ -20,15 +18,17 @@ namespace {
 
 }  // namespace
 
+std::string io_scheduler_file(std::uint32_t id) {
+    return "/sys/block/ublkb" + std::to_string(id) + "/queue/scheduler";
+}
+
 // The kernel makes the change when all requests in flight are answered. A process that serves them
 // and waits for that could not end while one is not, so it is done by a process that holds nothing;
 // and one that nobody has to reap.
-void leave_out_io_scheduler(std::uint32_t id) noexcept {
-    std::array<char, 64> path{};
-    std::snprintf(path.data(), path.size(), "/sys/block/ublkb%u/queue/scheduler", id);
+void leave_out_io_scheduler(const std::string& file) noexcept {
     const pid_t child = fork();
     if (child == 0) {
-        if (fork() == 0) write_none(path.data());
+        if (fork() == 0) write_none(file.c_str());
         _exit(0);
     }
     while (child > 0 && waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
