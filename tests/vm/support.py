@@ -36,8 +36,12 @@ def add(*arguments):
 
 
 def read_text(path):
+    """A file's text; that of a process which ends meanwhile is not found."""
     with open(path, encoding="utf-8") as file:
-        return file.read()
+        try:
+            return file.read()
+        except ProcessLookupError as error:
+            raise FileNotFoundError(path) from error
 
 
 def resident_kib(pid):
