@@ -105,6 +105,7 @@ Task<> Link::run(Io& io, Connection first) {
         const IoResult ended = co_await serve(io, connection);
         connected_ = false;
         if (ended.error() == ECANCELED) co_return ended;
+        wire_.reset();  // by that a server that still talks hears of the end
         note_loss();
         const int code = std::exchange(silent_, false) ? ETIMEDOUT : ended.error();
         if (failing_ == 0 && options_.reconnect.count() == 0) {

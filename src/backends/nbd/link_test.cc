@@ -212,8 +212,9 @@ protected:
     ~ScriptedLinkTest() override { finish(); }
 
     void open_to(TestServer::Serve serve, std::chrono::milliseconds reconnect,
-                 std::chrono::milliseconds timeout = 5s) {
-        scripted = std::make_unique<TestServer>(kSize, std::move(serve));
+                 std::chrono::milliseconds timeout = 5s,
+                 TestServer::Family family = TestServer::Family::local) {
+        scripted = std::make_unique<TestServer>(kSize, std::move(serve), false, family);
         open(scripted->uri(), reconnect, timeout);
     }
     // As a session ends. False: it took longer than it may.
@@ -347,6 +348,21 @@ TEST_F(ScriptedLinkTest, ALiarIsLeft) {
     open_to(serve, 5s);
     EXPECT_EQ(read(0), kContent);
     EXPECT_EQ(scripted->connections(), 2U);
+}
+
+// Across a network a shutdown alone does not reach a server that is saying more than is read; one
+// that serves one client after the other would never come to the next.
+TEST_F(ScriptedLinkTest, ALiarThatGoesOnTalkingIsLeft) {
+    const auto serve = [](Peer& peer, unsigned index) {
+        if (index > 0) return peer.answer_all();
+        while (peer.say(Stream().data(std::vector<std::byte>(1 << 20)))) {
+        }
+    };
+    open_to(serve, 20s, 20s, TestServer::Family::tcp);
+    std::this_thread::sleep_for(100ms);  // by now nothing more goes into the connection
+    EXPECT_EQ(read(0), kContent);
+    EXPECT_EQ(events, (std::vector{Kind::lost, Kind::back}));
+    EXPECT_TRUE(finish());
 }
 
 TEST_F(ScriptedLinkTest, WithoutReconnectALiarIsTheEnd) {

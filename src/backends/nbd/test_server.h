@@ -3,6 +3,9 @@
 // negotiates by itself.
 #pragma once
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -177,17 +180,16 @@ public:
     // index: of the connection, from 0. It ends when this returns.
     using Serve = std::function<void(Peer& peer, unsigned index)>;
 
+    enum class Family : std::uint8_t { local, tcp };
+
     // negotiates: serve does, else the oldest handshake was there before it.
-    TestServer(std::uint64_t size, Serve serve, bool negotiates = false)
+    TestServer(std::uint64_t size, Serve serve, bool negotiates = false,
+               Family family = Family::local)
         : serve_(std::move(serve)), negotiates_(negotiates), size_(size) {
-        std::string name = (std::filesystem::temp_directory_path() / "nbd-XXXXXX").string();
-        directory_ = mkdtemp(name.data());
-        sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
-        socket().copy(address.sun_path, sizeof(address.sun_path) - 1);
-        listening_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-        if (bind(listening_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
-            listen(listening_.get(), 16) != 0) {
-            std::abort();
+        if (family == Family::local) {
+            listen_locally();
+        } else {
+            listen_by_tcp();
         }
         thread_ = std::thread([this] { run(); });
     }
@@ -201,10 +203,10 @@ public:
             if (connection_.valid()) shutdown(connection_.get(), SHUT_RDWR);
         }
         thread_.join();
-        std::filesystem::remove_all(directory_);
+        if (!directory_.empty()) std::filesystem::remove_all(directory_);
     }
 
-    [[nodiscard]] std::string uri() const { return "nbd+unix:///?socket=" + socket(); }
+    [[nodiscard]] const std::string& uri() const { return uri_; }
     [[nodiscard]] unsigned connections() const { return connections_; }
     // Of the export, to connections that come.
     void set_size(std::uint64_t size) { size_ = size; }
@@ -213,6 +215,34 @@ public:
 
 private:
     [[nodiscard]] std::string socket() const { return directory_ + "/socket"; }
+
+    void listen_locally() {
+        std::string name = (std::filesystem::temp_directory_path() / "nbd-XXXXXX").string();
+        directory_ = mkdtemp(name.data());
+        sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+        socket().copy(address.sun_path, sizeof(address.sun_path) - 1);
+        listening_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        listen_at(reinterpret_cast<sockaddr*>(&address), sizeof(address));
+        uri_ = "nbd+unix:///?socket=" + socket();
+    }
+    void listen_by_tcp() {
+        listening_ = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t length = sizeof(address);
+        listen_at(reinterpret_cast<sockaddr*>(&address), length);
+        getsockname(listening_.get(), reinterpret_cast<sockaddr*>(&address), &length);
+        uri_ = "nbd://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+        // Of what it accepts, too: an answer leaves in many small parts.
+        const int on = 1;
+        setsockopt(listening_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    }
+    void listen_at(const sockaddr* address, socklen_t length) {
+        if (bind(listening_.get(), address, length) != 0 || listen(listening_.get(), 16) != 0) {
+            std::abort();
+        }
+    }
 
     void run() {
         for (;;) {
@@ -239,7 +269,8 @@ private:
     const bool negotiates_;
     std::atomic<std::uint64_t> size_;
     std::atomic<bool> greets_ = true;
-    std::string directory_;
+    std::string directory_;  // with the socket in it, if that is local
+    std::string uri_;
     Fd listening_;
     std::mutex mutex_;
     Fd connection_;
