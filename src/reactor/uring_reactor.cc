@@ -232,7 +232,8 @@ public:
         const bool bounded = submission.kind != Submission::Kind::sleep &&
                              (submission.time.seconds != 0 || submission.time.nanoseconds != 0);
         // A bound is an entry of its own that must leave together with what it bounds.
-        make_room(bounded ? 2U : 1U + submission.followers);
+        const unsigned together = bounded ? 2U : 1U + submission.followers;
+        if (together > 1) make_room(together);
         io_uring_sqe* sqe = next_sqe();
         fill_entry(sqe, submission);
         sqe->user_data = reinterpret_cast<std::uintptr_t>(&operation);

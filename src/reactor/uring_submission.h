@@ -2,11 +2,16 @@
 #pragma once
 
 #include <liburing.h>
+#include <sys/socket.h>
+#include <cstddef>
 #include <cstdint>
 
 #include <ashlar/io.h>
 
 namespace ashlar {
+
+// Of one transfer of any kind, in bytes: more has no place in the result.
+inline constexpr std::size_t kSendMost = INT32_MAX;
 
 // A transfer to or from memory or a registered buffer.
 inline void fill_transfer(io_uring_sqe* sqe, std::uint8_t opcode, std::uint8_t fixed_opcode,
@@ -18,6 +23,21 @@ inline void fill_transfer(io_uring_sqe* sqe, std::uint8_t opcode, std::uint8_t f
                      buffer.length(), what.offset);
     if (!buffer.is_memory()) sqe->buf_index = buffer.index();
     sqe->rw_flags = static_cast<int>(what.flags);  // also msg_flags
+}
+
+// A message of one piece is a plain send, which costs the kernel less.
+inline void fill_message(io_uring_sqe* sqe, const Submission& what) noexcept {
+    const auto* message = static_cast<const msghdr*>(what.address);
+    const bool plain = message->msg_iovlen == 1 && message->msg_name == nullptr &&
+                       message->msg_control == nullptr && message->msg_iov->iov_len <= kSendMost;
+    if (plain) {
+        const iovec& piece = *message->msg_iov;
+        io_uring_prep_rw(IORING_OP_SEND, sqe, what.fd, piece.iov_base,
+                         static_cast<unsigned>(piece.iov_len), 0);
+    } else {
+        io_uring_prep_rw(IORING_OP_SENDMSG, sqe, what.fd, message, 1, 0);
+    }
+    sqe->msg_flags = what.flags;
 }
 
 inline void fill_entry(io_uring_sqe* sqe, const Submission& what) noexcept {
@@ -32,10 +52,7 @@ inline void fill_entry(io_uring_sqe* sqe, const Submission& what) noexcept {
             fill_transfer(sqe, IORING_OP_SEND_ZC, IORING_OP_SEND_ZC, what);
             if (!what.buffer.is_memory()) sqe->ioprio = IORING_RECVSEND_FIXED_BUF;
             return;
-        case Kind::sendmsg:
-            io_uring_prep_rw(IORING_OP_SENDMSG, sqe, what.fd, what.address, 1, 0);
-            sqe->msg_flags = what.flags;
-            return;
+        case Kind::sendmsg: return fill_message(sqe, what);
         case Kind::recvmsg:
             io_uring_prep_rw(IORING_OP_RECVMSG, sqe, what.fd, what.address, 1, 0);
             sqe->msg_flags = what.flags;
