@@ -276,7 +276,9 @@ private:
 
 struct Plan {
     std::uint64_t seed = 0;
-    unsigned greeting = 0;     // 0: the oldest; 1: by options; else with structured replies too
+    // 0: the oldest; 1: by options; else with structured replies too, for which nobody asks locally
+    unsigned greeting = 0;
+    [[nodiscard]] bool structured() const { return greeting > 1; }
     unsigned honest_from = 0;  // connections: those before lie
     bool tampers_first = false;
 };
@@ -287,11 +289,10 @@ void serve(const Plan& plan, Peer& peer, unsigned index) {
     if (index == 0 ? plan.tampers_first : lies && random.one_in(4)) {
         peer.set_tamper(tamper_with_handshake(Random(random.any())));
     }
-    const bool structured = plan.greeting > 1;
-    const bool agreed =
-        plan.greeting == 0 ? peer.say(oldest_greeting(kDisk)) : negotiate(peer, kDisk, structured);
+    const bool agreed = plan.greeting == 0 ? peer.say(oldest_greeting(kDisk))
+                                           : negotiate(peer, kDisk, plan.structured());
     peer.set_tamper(nullptr);
-    if (agreed) Hostile(peer, Random(random.any()), structured, often).serve();
+    if (agreed) Hostile(peer, Random(random.any()), plan.structured(), often).serve();
 }
 
 // ---- The client --------------------------------------------------------------------------------
@@ -399,8 +400,10 @@ protected:
                         .honest_from = tampers ? 1 : static_cast<unsigned>(1 + seed / 4 % 2),
                         .tampers_first = tampers};
         const bool reconnects = !tampers && seed / 8 % 2 != 0;
+        using Family = TestServer::Family;
         TestServer server(
-            kDisk, [&](Peer& peer, unsigned index) { serve(plan, peer, index); }, true);
+            kDisk, [&](Peer& peer, unsigned index) { serve(plan, peer, index); }, true,
+            plan.structured() ? Family::tcp : Family::local);
         const auto begun = Clock::now();
         const auto opened = open_nbd({.uri = server.uri(),
                                       .reconnect = reconnects ? 15s : 0ms,

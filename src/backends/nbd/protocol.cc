@@ -1,8 +1,10 @@
 #include "backends/nbd/protocol.h"
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <concepts>
+#include <cstring>
 
 namespace ashlar::nbd {
 namespace {
@@ -18,20 +20,23 @@ constexpr std::uint16_t kData = 1;
 constexpr std::uint16_t kHole = 2;
 constexpr std::uint16_t kErrorBit = 1U << 15;  // of every kind that tells one
 
+// Between the wire's order of bytes and the machine's.
+template <std::unsigned_integral T>
+T swap(T value) noexcept {
+    return std::endian::native == std::endian::big ? value : std::byteswap(value);
+}
+
 template <std::unsigned_integral T>
 T read(std::span<const std::byte> bytes, std::size_t at) noexcept {
     T value = 0;
-    for (std::size_t i = 0; i < sizeof(T); ++i) {
-        value = static_cast<T>(value << 8 | std::to_integer<T>(bytes[at + i]));
-    }
-    return value;
+    std::memcpy(&value, bytes.subspan(at, sizeof(T)).data(), sizeof(T));
+    return swap(value);
 }
 
 template <std::unsigned_integral T>
 void write(std::span<std::byte> bytes, std::size_t at, T value) noexcept {
-    for (std::size_t i = 0; i < sizeof(T); ++i) {
-        bytes[at + i] = static_cast<std::byte>(value >> (8 * (sizeof(T) - 1 - i)));
-    }
+    value = swap(value);
+    std::memcpy(bytes.subspan(at, sizeof(T)).data(), &value, sizeof(T));
 }
 
 std::optional<ReplyHeader::Kind> chunk_kind(std::uint16_t type, std::uint32_t length) noexcept {
