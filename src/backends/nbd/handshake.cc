@@ -9,16 +9,15 @@
 #include <string_view>
 #include <utility>
 
+#include "backends/nbd/bound.h"
 #include "backends/nbd/trust.h"
 
 namespace ashlar::nbd {
 namespace {
 
 using std::chrono::milliseconds;
-using std::chrono::steady_clock;
 
-constexpr milliseconds kLook{100};
-constexpr milliseconds kLongest{86'400'000};
+constexpr int kLookMs = 100;
 
 bool contains(std::string_view text, std::string_view word) {
     return text.find(word) != std::string_view::npos;
@@ -64,20 +63,20 @@ Error last_error(const std::string& uri) {
     return error_of(uri, code, std::move(text));
 }
 
-steady_clock::time_point deadline_after(milliseconds timeout) {
-    return steady_clock::now() + std::clamp(timeout, milliseconds(1), kLongest);
+Error out_of_time(const std::string& uri, int code) {
+    return error_of(uri, code, code == ETIMEDOUT ? "no answer in time" : "");
 }
 
-Result<void> await_handshake(nbd_handle* handle, const std::string& uri,
-                             steady_clock::time_point deadline, const std::atomic<bool>& given_up) {
-    while (nbd_aio_is_connecting(handle) == 1) {
-        if (given_up) return std::unexpected(error_of(uri, ECANCELED, ""));
-        const auto left =
-            std::chrono::duration_cast<milliseconds>(deadline - steady_clock::now()).count();
-        if (left <= 0) return std::unexpected(error_of(uri, ETIMEDOUT, "no answer in time"));
-        const auto look = std::min<std::int64_t>(left, kLook.count());
-        if (nbd_poll(handle, static_cast<int>(look)) < 0) return std::unexpected(last_error(uri));
+Result<void> await_handshake(nbd_handle* handle, const std::string& uri, Bound& bound) {
+    int code = bound.error();
+    while (code == 0 && nbd_aio_is_connecting(handle) == 1) {
+        bound.watch(nbd_aio_get_fd(handle));
+        const bool polled = nbd_poll(handle, kLookMs) >= 0;
+        code = bound.error();
+        if (!polled && code == 0) return std::unexpected(last_error(uri));
     }
+    bound.watch(-1);
+    if (code != 0) return std::unexpected(out_of_time(uri, code));
     if (nbd_aio_is_ready(handle) != 1 && nbd_aio_is_negotiating(handle) != 1) {
         return std::unexpected(error_of(uri, EPROTO, "the server ended the connection"));
     }
@@ -177,10 +176,12 @@ Result<Connection> connect(const std::string& uri, milliseconds timeout,
     auto made = make_handle(uri);
     if (!made) return std::unexpected(made.error());
     nbd_handle* const handle = made->get();
+    auto bound = Bound::begin(timeout, given_up);
+    if (!bound) return std::unexpected(bound.error());
     // Between processes of one machine, chunks cost more than the zeroes they leave out.
     if (uri.starts_with("nbd+unix:")) nbd_set_request_structured_replies(handle, false);
     if (nbd_aio_connect_uri(handle, uri.c_str()) != 0) return std::unexpected(last_error(uri));
-    if (auto done = await_handshake(handle, uri, deadline_after(timeout), given_up); !done) {
+    if (auto done = await_handshake(handle, uri, **bound); !done) {
         return std::unexpected(done.error());
     }
     auto about = ask(handle, uri);
@@ -209,8 +210,9 @@ Result<std::vector<NbdExport>> list_nbd_exports(const std::string& uri,
     if (!made) return std::unexpected(made.error());
     nbd_handle* const handle = made->get();
     const std::atomic<bool> never = false;
-    const auto deadline = deadline_after(timeout);
-    const auto settled = [&] { return await_handshake(handle, uri, deadline, never); };
+    auto bound = Bound::begin(timeout, never);
+    if (!bound) return std::unexpected(bound.error());
+    const auto settled = [&] { return await_handshake(handle, uri, **bound); };
     if (nbd_set_opt_mode(handle, true) != 0 || nbd_aio_connect_uri(handle, uri.c_str()) != 0) {
         return std::unexpected(last_error(uri));
     }

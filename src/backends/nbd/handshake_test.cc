@@ -53,6 +53,39 @@ TEST_F(HandshakeTest, ChunksAreAskedForAcrossANetwork) {
     EXPECT_TRUE(connection->structured);
 }
 
+// libnbd reads for as long as there is something to read.
+TEST_F(HandshakeTest, AServerThatNeverStopsTalking) {
+    const auto serve = [](Peer& peer, unsigned) {
+        constexpr std::size_t info_bytes = 32;
+        peer.set_tamper([](Stream& message) {
+            return message.bytes.size() == info_bytes ? Peer::Then::repeat : Peer::Then::go_on;
+        });
+        negotiate(peer, 1 << 20, false);
+    };
+    TestServer talker(1 << 20, serve, true, TestServer::Family::tcp);
+    const auto late = connect(talker.uri(), 200ms, given_up);
+    ASSERT_FALSE(late);
+    EXPECT_EQ(late.error().code, ETIMEDOUT) << late.error().message();
+
+    std::thread somebody([this] {
+        std::this_thread::sleep_for(200ms);
+        given_up = true;
+    });
+    const auto ended = connect(talker.uri(), 1h, given_up);
+    somebody.join();
+    ASSERT_FALSE(ended);
+    EXPECT_EQ(ended.error().code, ECANCELED) << ended.error().message();
+}
+
+TEST_F(HandshakeTest, ASilentServerHasNoList) {
+    TestServer silent(1 << 20, [](Peer&, unsigned) {});
+    silent.set_greets(false);
+    const auto list = list_nbd_exports(silent.uri(), 200ms);
+    ASSERT_FALSE(list);
+    EXPECT_EQ(list.error().code, ETIMEDOUT) << list.error().message();
+    EXPECT_NE(list.error().message().find("--timeout"), std::string::npos);
+}
+
 TEST_F(HandshakeTest, ReadOnlyAndBlockSizes) {
     server.start_nbdkit({"-r", "--filter=blocksize-policy", "memory", "1M",
                          "blocksize-minimum=4096", "blocksize-preferred=8192",
