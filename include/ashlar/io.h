@@ -2,7 +2,9 @@
 // the queue's own ring: they leave with the queue's next system call and cost none of their own.
 //
 //     Task<> serve(Io& io, const Request& request) override {
-//         co_return co_await io.read(fd_, request.buffer, request.offset);
+//         const IoResult read = co_await io.read(fd_, request.buffer, request.offset);
+//         if (read.ok() && read.count() != request.length) co_return std::errc::io_error;
+//         co_return read;
 //     }
 //
 // An operation starts when it is awaited and gives an IoResult: a count, which may be short as with

@@ -107,7 +107,9 @@ public:
     Task<> serve(Io& io, const Request& request) override {
         const IoResult first = co_await half(io, request.length);
         if (!first.ok()) co_return first;
-        co_return co_await half(io, request.length);
+        const IoResult second = co_await half(io, request.length);
+        if (!second.ok()) co_return second;
+        co_return IoResult::bytes(first.count() + second.count());
     }
 
 private:

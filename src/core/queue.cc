@@ -43,6 +43,12 @@ bool has_data(const Request& request) noexcept {
     return request.op == Op::read || request.op == Op::write;
 }
 
+// A session that answers with a count must have moved as much as it was asked to.
+bool is_short(const Request& request, IoResult result) noexcept {
+    return result.ok() && result.count() != 0 && has_data(request) &&
+           result.count() != request.length;
+}
+
 // The kernel reads the result of data transfers only; for the others 0 stands for success, which
 // also keeps a discard of 2 GiB or more from looking like an errno.
 std::int32_t kernel_result(const Request& request, IoResult result) noexcept {
@@ -365,6 +371,8 @@ void Queue::start(Tag& tag, const Request& request) noexcept {
 }
 
 void Queue::finish(Tag& tag, IoResult result) noexcept {
+    if (is_short(tag.request, result)) [[unlikely]]
+        result = IoResult(std::errc::io_error);
     if (tag.flush_after && result.ok()) [[unlikely]] {
         // FUA for a backend that has none: the write is in, now make it durable.
         tag.flush_after = false;

@@ -149,6 +149,19 @@ TEST_F(QueueTest, ErrnosReachTheKernelAsTheyAre) {
     }
 }
 
+TEST_F(QueueTest, ACountThatIsShortIsNoSuccess) {
+    auto& session = start();
+    session.answer = [](const Request&) { return IoResult::bytes(512); };
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 0, 8)), -EIO);
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_write, 0, 8)), -EIO);
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 0, 1)), 512);
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_flush, 0, 0)), 0);
+    session.answer = [](const Request&) { return IoResult::bytes(8192); };
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 0, 8)), -EIO) << "nor one that is too long";
+    session.answer = [](const Request&) { return IoResult{}; };
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 0, 8)), 4096);
+}
+
 // ---- Refused before the session sees them ------------------------------------------------------
 
 TEST_F(QueueTest, UnknownOperations) {
