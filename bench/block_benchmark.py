@@ -6,18 +6,21 @@ time of all threads of Ashlar's server (field 1 of schedstat) divided by the I/O
 instruction-counting VM (vm/run --icount) the last repeats within about 1 %.
 """
 import argparse
+import contextlib
 import glob
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 
 WORKLOADS = {
     "4k randread QD1": dict(rw="randread", bs="4k", iodepth=1),
     "4k randread QD64": dict(rw="randread", bs="4k", iodepth=64),
     "4k randwrite QD64": dict(rw="randwrite", bs="4k", iodepth=64),
     "128k read QD16": dict(rw="read", bs="128k", iodepth=16),
+    "128k write QD16": dict(rw="write", bs="128k", iodepth=16),
 }
 
 
@@ -99,6 +102,38 @@ def loop(size_mib):
     return Kernel("kernel loop on tmpfs", set_up, tear_down)
 
 
+@contextlib.contextmanager
+def served_by_nbdkit(size_mib, device_of):
+    """A device of what nbdkit has in memory, over a Unix socket by one connection."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        socket = f"{directory}/socket"
+        server = subprocess.Popen(["nbdkit", "-f", "-U", socket, "memory", f"{size_mib}M"])
+        try:
+            while not os.path.exists(socket):
+                time.sleep(0.01)
+            with device_of(socket) as device:
+                # What was never written has no memory behind it.
+                run("dd", "if=/dev/urandom", f"of={device.path}", "bs=1M", f"count={size_mib}",
+                    "oflag=direct")
+                yield device
+        finally:
+            server.kill()
+            server.wait()
+
+
+def ashlar_nbd(socket):
+    return Ashlar("ashlar nbd", "nbd", f"nbd+unix:///?socket={socket}")
+
+
+def kernel_nbd(socket):
+    def set_up():
+        subprocess.run(["modprobe", "nbd"], capture_output=True, check=False)
+        run("nbd-client", "-unix", socket, "/dev/nbd0")
+        return "/dev/nbd0"
+
+    return Kernel("kernel nbd", set_up, lambda path: run("nbd-client", "-d", path))
+
+
 def measure(target, workload, seconds, size_mib):
     options = dict(WORKLOADS[workload], name="bench", filename=target.path, ioengine="io_uring",
                    direct=1, size=f"{size_mib}m", time_based=1, runtime=seconds, norandommap=1,
@@ -139,6 +174,8 @@ def targets(size_mib):
         "mem": Ashlar("ashlar mem", "mem", "--size", f"{size_mib}M", "--queues", "2"),
         "null_blk": null_blk(),
         "loop": loop(size_mib),
+        "nbd": served_by_nbdkit(size_mib, ashlar_nbd),
+        "kernel_nbd": served_by_nbdkit(size_mib, kernel_nbd),
     }
 
 
@@ -146,7 +183,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=3, help="of each workload")
     parser.add_argument("--size", type=int, default=256, help="MiB of each device")
-    parser.add_argument("--targets", default="null,mem,null_blk,loop")
+    parser.add_argument("--targets", default="null,mem,null_blk,loop,nbd,kernel_nbd")
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--json", metavar="FILE", help="also write the results here")
     arguments = parser.parse_args()
