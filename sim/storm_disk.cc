@@ -106,6 +106,9 @@ public:
     [[nodiscard]] Geometry geometry() const override { return options_.geometry; }
     [[nodiscard]] Capabilities capabilities() const override { return options_.capabilities; }
     [[nodiscard]] DataAccess data_access() const noexcept override { return options_.access; }
+    [[nodiscard]] std::uint32_t copied_write_max() const noexcept override {
+        return options_.copied_write_max;
+    }
     [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override {
         return std::make_unique<DiskSession>(options_);
     }
@@ -160,6 +163,9 @@ public:
     [[nodiscard]] Geometry geometry() const override { return inner_->geometry(); }
     [[nodiscard]] Capabilities capabilities() const override { return inner_->capabilities(); }
     [[nodiscard]] DataAccess data_access() const noexcept override { return inner_->data_access(); }
+    [[nodiscard]] std::uint32_t copied_write_max() const noexcept override {
+        return inner_->copied_write_max();
+    }
     [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override {
         auto session = inner_->open_session(io);
         if (!session) return std::unexpected(session.error());

@@ -31,6 +31,7 @@ struct DiskOptions {
     Geometry geometry{};
     Capabilities capabilities{};
     DataAccess access = DataAccess::routes;
+    std::uint32_t copied_write_max = 0;
     int fd = -1;                     // of SimFiles
     std::uint32_t bound_micros = 0;  // of each operation; 0: none
     Watcher* watcher = nullptr;      // outlives the disk

@@ -108,6 +108,7 @@ Plan draw_plan(Random& random) {
     draw_acts(random, plan);
     plan.requests = static_cast<unsigned>(random.between(40, 260));
     plan.at_once = static_cast<unsigned>(random.pick({1, 2, 4, 8, 16, 48}));
+    if (random.chance(300)) plan.copied_write_max = random.pick<std::uint32_t>({4096, 8192, 16384});
     return plan;
 }
 
@@ -118,6 +119,7 @@ std::string Plan::describe() const {
         ", recovery " + std::string(ashlar::name(recovery)) + ", " + std::to_string(queues) +
         " queues of " + std::to_string(depth) + " on " + std::to_string(threads) + " threads";
     if (threads_per_queue > 1) text += ", " + std::to_string(threads_per_queue) + " a queue";
+    if (copied_write_max != 0) text += ", copies writes of " + std::to_string(copied_write_max);
     text += capabilities.flush ? ", flush" : "";
     for (const Act act : acts) text += std::string(", ") + sim::name(act);
     if (interrupted) text += ", interrupted";

@@ -45,6 +45,7 @@ struct Plan {
     std::uint64_t blocks = 64;
     Capabilities capabilities{};  // of the disks underneath
     DataAccess access = DataAccess::sees;
+    std::uint32_t copied_write_max = 0;  // of the disks underneath
     std::uint32_t bound_micros = 0;
     unsigned members = 1;
     Recovery recovery = Recovery::none;

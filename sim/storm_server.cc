@@ -57,6 +57,7 @@ void Server::open_part(std::uint32_t part) {
         .commands = options_.choices.commands,
         .access = backend_->data_access(),
         .capabilities = options_.capabilities,
+        .copied_write_max = options_.user_copies ? backend_->copied_write_max() : 0,
     };
     auto queue = Queue::open(config, {.reactor = *thread.reactor,
                                       .offload = thread.offload,

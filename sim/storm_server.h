@@ -28,6 +28,7 @@ struct ServerOptions {
     std::uint16_t threads_per_queue = 1;
     std::uint32_t io_max = 4096;
     bool ioctl_commands = true;
+    bool user_copies = false;  // the device lets it
     unsigned threads = 1;
     unsigned entries = 256;
     FileFaults faults{};

@@ -88,6 +88,7 @@ std::shared_ptr<Backend> World::open_file_disk(std::size_t member) {
     return open_disk({.geometry = {.size = size, .logical_block_size = plan_.block},
                       .capabilities = plan_.capabilities,
                       .access = plan_.access,
+                      .copied_write_max = plan_.copied_write_max,
                       .fd = files_[member],
                       .bound_micros = plan_.bound_micros,
                       .watcher = this});
@@ -146,6 +147,7 @@ Choice World::choose_ways() {
                                     .commands = plan_.commands,
                                     .threads_per_queue = plan_.threads_per_queue,
                                     .access = backend_->data_access(),
+                                    .copies_writes = backend_->copied_write_max() != 0,
                                     .recovery = plan_.recovery,
                                     .offered = plan_.offered});
         if (choice) {
@@ -188,6 +190,7 @@ void World::make_driver(const Choice& choice) {
         .threads_per_queue = plan_.threads_per_queue,
         .io_max = plan_.io_max,
         .ioctl_commands = (plan_.offered & kernel::abi::f_cmd_ioctl_encode) != 0,
+        .user_copies = (choice.features & kernel::abi::f_user_copy) != 0,
         .threads = plan_.threads,
         .entries = plan_.entries,
         .faults = plan_.files,

@@ -72,6 +72,10 @@ public:
     [[nodiscard]] virtual Geometry geometry() const = 0;
     [[nodiscard]] virtual Capabilities capabilities() const = 0;
     [[nodiscard]] virtual DataAccess data_access() const noexcept { return DataAccess::sees; }
+    // DataAccess::routes only: writes of up to so many bytes, whole pages, are better in memory,
+    // where many can leave by one operation. Where data is not copied the engine copies these, if
+    // the kernel lets it (UBLK_F_USER_COPY, 6.5). 0: none.
+    [[nodiscard]] virtual std::uint32_t copied_write_max() const noexcept { return 0; }
     // How many threads serve it best, however many queues there are; 0: one for each queue. For a
     // backend whose requests wait for each other anyway.
     [[nodiscard]] virtual unsigned best_threads() const noexcept { return 0; }

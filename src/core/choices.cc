@@ -178,8 +178,14 @@ Result<Choice> choose(const ChoiceRequest& request) {
     if (auto chosen = choose_commands(request, choice.choices); !chosen) {
         return std::unexpected(chosen.error());
     }
-    choice.features = features_of(choice.choices.data_path);
-    if (choice.choices.commands == CommandStyle::batch) choice.features |= abi::f_batch_io;
+    DeviceChoices& choices = choice.choices;
+    choice.features = features_of(choices.data_path);
+    if (request.copies_writes && is_zero_copy(choices.data_path) &&
+        has(request.offered, abi::f_user_copy)) {
+        choice.features |= abi::f_user_copy;
+        choices.data_path_reason += "; short writes are copied, to leave together";
+    }
+    if (choices.commands == CommandStyle::batch) choice.features |= abi::f_batch_io;
     if (request.threads_per_queue > 1) {
         if (!has(request.offered, abi::f_per_io_daemon)) {
             return refuse(EOPNOTSUPP,

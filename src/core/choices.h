@@ -14,6 +14,7 @@ struct ChoiceRequest {
     CommandStyle commands = CommandStyle::automatic;
     std::uint16_t threads_per_queue = 1;
     DataAccess access = DataAccess::sees;
+    bool copies_writes = false;  // Backend::copied_write_max is not 0
     Recovery recovery = Recovery::none;
     std::uint64_t offered = 0;  // UBLK_F_* of the running kernel
 };

@@ -148,6 +148,34 @@ TEST(Choices, AKernelThatOffersNothingStillCopies) {
     EXPECT_EQ(refused.error().hint, "use one of: auto, copy");
 }
 
+TEST(Choices, ShortWritesAreCopiedOnlyWhereNothingElseIs) {
+    const auto features = [](DataPath path, std::uint64_t offered, bool copies) {
+        auto choice = choose({.data_path = path,
+                              .access = DataAccess::routes,
+                              .copies_writes = copies,
+                              .offered = offered});
+        EXPECT_TRUE(choice);
+        const bool told = choice->choices.data_path_reason.ends_with(
+            "short writes are copied, to "
+            "leave together");
+        EXPECT_EQ(told, copies && (choice->features & abi::f_support_zero_copy) != 0 &&
+                            (offered & abi::f_user_copy) != 0);
+        return choice->features;
+    };
+    constexpr auto zero_copy = abi::f_auto_buf_reg | abi::f_support_zero_copy;
+    const std::uint64_t all = kernel::features_since({7, 3});
+    EXPECT_EQ(features(DataPath::automatic, all, true), zero_copy | abi::f_user_copy);
+    EXPECT_EQ(features(DataPath::automatic, all, false), zero_copy);
+    EXPECT_EQ(features(DataPath::automatic, zero_copy, true), zero_copy) << "if the kernel lets it";
+    EXPECT_EQ(features(DataPath::zero_copy_manual, all, true),
+              abi::f_support_zero_copy | abi::f_user_copy);
+    EXPECT_EQ(features(DataPath::copy, all, true), 0U);
+    EXPECT_EQ(features(DataPath::get_data, all, true), abi::f_need_get_data);
+    const auto again = choice_of_device(zero_copy | abi::f_user_copy, DataAccess::routes, 1);
+    ASSERT_TRUE(again);
+    EXPECT_EQ(again->choices.data_path, DataPath::zero_copy);
+}
+
 // ---- Commands ----------------------------------------------------------------------------------
 
 TEST(Choices, BatchCommandsAreTakenOrRefusedWithTheReleaseThatHasThem) {

@@ -1,6 +1,7 @@
 // Commands: how a queue's requests are fetched from the driver and their results committed.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 
@@ -25,12 +26,17 @@ struct QueueConfig {
     CommandStyle commands = CommandStyle::per_io;
     DataAccess access = DataAccess::sees;
     Capabilities capabilities{};
+    std::uint32_t copied_write_max = 0;  // bytes; on the zero copy paths: Backend::copied_write_max
 
     [[nodiscard]] std::uint16_t tags() const noexcept {
         return static_cast<std::uint16_t>((depth - first_tag + tag_step - 1) / tag_step);
     }
     [[nodiscard]] bool zero_copy() const noexcept {
         return data_path == DataPath::zero_copy || data_path == DataPath::zero_copy_manual;
+    }
+    // Of each tag.
+    [[nodiscard]] std::uint32_t buffer_bytes() const noexcept {
+        return zero_copy() ? std::min(copied_write_max, io_max) : io_max;
     }
 };
 

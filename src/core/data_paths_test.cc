@@ -394,6 +394,43 @@ TEST_F(ZeroCopyTest, ATagThatIsBeingRegisteredIsNotHome) {
     EXPECT_TRUE(queue->home());
 }
 
+TEST_F(ZeroCopyTest, ShortWritesComeToMemoryIfTheBackendSaysSo) {
+    config.copied_write_max = 4096;
+    auto& session = start();
+    std::vector<std::byte> stored;
+    session.answer = [&stored](const Request& request) {
+        if (request.buffer.is_memory()) {
+            stored.assign(request.bytes().begin(), request.bytes().end());
+        }
+        return IoResult{};
+    };
+    const auto data = pattern(8192);
+    kernel.put_data(0, 1, pattern(8192, 5));  // of another tag
+    kernel.put_data(0, 2, data);
+    ASSERT_TRUE(deliver(2, make_descriptor(abi::io_op_write | abi::io_f_need_reg_buf, 8, 8)));
+    EXPECT_EQ(stored, std::vector(data.begin(), data.begin() + 4096));
+    EXPECT_EQ(committed(2), 4096);
+    EXPECT_EQ(opcodes_of(2), std::vector{abi::u_io_commit_and_fetch_req}) << "nothing registered";
+    EXPECT_EQ(commit_of(2).io.addr, 0U);
+
+    ASSERT_TRUE(deliver(2, make_descriptor(abi::io_op_write, 8, 16)));
+    ASSERT_TRUE(deliver(3, make_descriptor(abi::io_op_read, 8, 8)));
+    ASSERT_EQ(session.requests.size(), 3U);
+    EXPECT_FALSE(session.requests[1].buffer.is_memory()) << "longer";
+    EXPECT_FALSE(session.requests[2].buffer.is_memory()) << "a read";
+    EXPECT_EQ(committed(2), 8192);
+    EXPECT_EQ(committed(3), 4096);
+}
+
+TEST_F(ZeroCopyTest, AShortWriteThatCannotBeCopiedFails) {
+    config.copied_write_max = 4096;
+    auto& session = start();
+    kernel.put_data(0, 1, pattern(512));
+    ASSERT_TRUE(deliver(1, make_descriptor(abi::io_op_write, 0, 8)));
+    EXPECT_TRUE(session.requests.empty());
+    EXPECT_EQ(committed(1), -EFAULT);
+}
+
 TEST_F(ZeroCopyTest, ClosingGivesTheSlotsBack) {
     start();
     bring_home();

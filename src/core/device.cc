@@ -53,6 +53,7 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOpti
                           .commands = options.commands,
                           .threads_per_queue = options.threads_per_queue,
                           .access = backend->data_access(),
+                          .copies_writes = backend->copied_write_max() != 0,
                           .recovery = options.recovery,
                           .offered = *features});
     if (!choice) return std::unexpected(choice.error());

@@ -19,6 +19,7 @@ DeviceQueues::DeviceQueues(Serving serving)
 Result<void> DeviceQueues::open_part(QueueThread& on, std::uint32_t part,
                                      const std::shared_ptr<CharDevice>& device) {
     const DeviceInfo& info = serving_.info;
+    const bool may_copy = (info.features & kernel::abi::f_user_copy) != 0;
     const QueueConfig config{
         .device = info.id,
         .index = queue_of(part),
@@ -31,6 +32,7 @@ Result<void> DeviceQueues::open_part(QueueThread& on, std::uint32_t part,
         .commands = serving_.choices.commands,
         .access = serving_.backend->data_access(),
         .capabilities = serving_.capabilities,
+        .copied_write_max = may_copy ? serving_.backend->copied_write_max() : 0,
     };
     auto queue = Queue::open(config, {.reactor = on.reactor(),
                                       .offload = on.offload(),

@@ -137,8 +137,8 @@ Result<void> Queue::map_memory() {
     static_cast<void>(madvise(descriptors, bytes, MADV_DONTFORK));
 
     const std::size_t tags = config_.tags();
-    if (!config_.zero_copy()) {
-        auto buffers = map_private(config_, tags * config_.io_max, "I/O buffers");
+    if (const std::uint32_t each = config_.buffer_bytes(); each != 0) {
+        auto buffers = map_private(config_, tags * each, "I/O buffers");
         if (!buffers) return std::unexpected(buffers.error());
         buffers_ = std::move(*buffers);
     }
@@ -149,9 +149,10 @@ Result<void> Queue::map_memory() {
 }
 
 void Queue::make_tags() {
+    const std::size_t bytes = config_.buffer_bytes();
     for (std::size_t slot = 0; slot < config_.tags(); ++slot) {
         const Tag::Memory memory{
-            .buffer = config_.zero_copy() ? nullptr : buffers_.data() + slot * config_.io_max,
+            .buffer = bytes == 0 ? nullptr : buffers_.data() + slot * bytes,
             .arena = arenas_.data() + slot * kArenaBytes,
             .arena_bytes = kArenaBytes,
         };
@@ -301,7 +302,7 @@ void Queue::serve(Tag& tag) noexcept {
     tag.flush_after = tag.request.fua && can.flush && !can.fua;
     tag.request.fua = tag.request.fua && can.fua;
     if (!has_data(tag.request)) return start(tag, tag.request);
-    if (!config_.zero_copy()) return serve_in_memory(tag);
+    if (!config_.zero_copy() || is_user_copied(tag.request)) return serve_in_memory(tag);
     const auto& descriptor =
         kernel::descriptor(descriptors_.data(), tag.index(), sizeof(abi::IoDesc));
     const bool is_registered = config_.data_path == DataPath::zero_copy &&
@@ -309,6 +310,13 @@ void Queue::serve(Tag& tag) noexcept {
     if (is_registered) [[likely]]
         return serve_registered(tag);
     register_buffer(tag);
+}
+
+// A write whose data comes to memory by our own reading.
+bool Queue::is_user_copied(const Request& request) const noexcept {
+    if (request.op != Op::write) return false;
+    return config_.data_path == DataPath::user_copy ||
+           (config_.zero_copy() && request.length <= config_.copied_write_max);
 }
 
 // Where the bytes are or go: in the session's own memory, if it names a place, else in the tag's.
@@ -320,7 +328,7 @@ void Queue::place(Tag& tag) noexcept {
 
 void Queue::serve_in_memory(Tag& tag) noexcept {
     place(tag);
-    if (config_.data_path == DataPath::user_copy && tag.request.op == Op::write) {
+    if (is_user_copied(tag.request)) {
         const int error = copy_from_request(with_.device->fd.get(), tag.request, tag.data);
         if (error != 0) return commit(tag, IoResult::from_errno(error));
     }

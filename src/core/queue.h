@@ -128,6 +128,7 @@ private:
     [[nodiscard]] int decode(Tag& tag) noexcept;
     [[nodiscard]] int refusal(const Request& request) const noexcept;
     void serve(Tag& tag) noexcept;
+    [[nodiscard]] bool is_user_copied(const Request& request) const noexcept;
     void place(Tag& tag) noexcept;
     void serve_in_memory(Tag& tag) noexcept;
     void serve_registered(Tag& tag) noexcept;

@@ -31,7 +31,7 @@ enum class TagState : std::uint8_t { home, with_kernel, serving, registering };
 class Tag final : public Operation {
 public:
     struct Memory {
-        std::byte* buffer = nullptr;  // io_max bytes; null on the zero copy paths
+        std::byte* buffer = nullptr;  // QueueConfig::buffer_bytes; null if that is 0
         std::byte* arena = nullptr;
         std::size_t arena_bytes = 0;
     };

@@ -115,6 +115,7 @@ public:
     [[nodiscard]] Geometry geometry() const override { return {.size = std::uint64_t{1} << 40}; }
     [[nodiscard]] Capabilities capabilities() const override { return can; }
     [[nodiscard]] DataAccess data_access() const noexcept override { return access; }
+    [[nodiscard]] std::uint32_t copied_write_max() const noexcept override { return copied; }
     [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override {
         session_io = &io;
         if (!session_) return std::unexpected(error_);
@@ -123,6 +124,7 @@ public:
 
     Capabilities can{};
     DataAccess access = DataAccess::sees;
+    std::uint32_t copied = 0;
     Io* session_io = nullptr;  // as given to open_session
 
 private:

@@ -62,6 +62,9 @@ class Disks(Served):
                     self.assertIn("needs kernel", added.stderr)
                     continue
                 device = json.loads(added.stdout)
+                shown = ashlar_json("show", device["id"])
+                self.assertEqual("short writes are copied" in shown["data_path_reason"],
+                                 shown["data_path"] == "zero-copy")
                 for size in ("4k-4k", "4k-256k"):
                     result = fio(device["block_device"], rw="randwrite", bsrange=size, iodepth=32,
                                  size=4 * MIB, verify="crc32c", verify_fatal=1)

@@ -29,6 +29,9 @@ constexpr std::uint32_t kTransferMost = 32U << 20;
 // How often a server is asked that answers EIO or ENOMEM, and the longest rest in between.
 constexpr unsigned kAttemptsMost = 10;
 constexpr std::chrono::milliseconds kLongestRest{100};
+// Up to here a copy costs less than a send of its own: measured 1.2 times as fast at 4 KiB, as fast
+// at 32 KiB.
+constexpr std::uint32_t kCopiedWriteMost = 16 << 10;
 // Of a trim or write_zeroes, whose length has 32 bits.
 constexpr std::uint64_t kRangeMost = std::uint64_t{1} << 30;
 
@@ -93,6 +96,9 @@ public:
     }
     [[nodiscard]] DataAccess data_access() const noexcept override {
         return about_.tls ? DataAccess::sees : DataAccess::routes;
+    }
+    [[nodiscard]] std::uint32_t copied_write_max() const noexcept override {
+        return about_.tls ? 0 : kCopiedWriteMost;
     }
     [[nodiscard]] unsigned sessions_max() const noexcept override {
         return about_.several_connections ? 0 : 1;

@@ -83,6 +83,9 @@ public:
     [[nodiscard]] Geometry geometry() const override { return inner_->geometry(); }
     [[nodiscard]] std::string identity() const override { return inner_->identity(); }
     [[nodiscard]] Capabilities capabilities() const override { return inner_->capabilities(); }
+    [[nodiscard]] std::uint32_t copied_write_max() const noexcept override {
+        return inner_->copied_write_max();
+    }
     [[nodiscard]] unsigned best_threads() const noexcept override { return inner_->best_threads(); }
     [[nodiscard]] unsigned sessions_max() const noexcept override { return inner_->sessions_max(); }
     [[nodiscard]] DataAccess data_access() const noexcept override {

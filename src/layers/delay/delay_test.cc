@@ -228,6 +228,8 @@ TEST_F(DelayTest, IsWhatItWrapsButNeverHoldsData) {
     EXPECT_EQ(backend->data_access(), DataAccess::sees);
     inner->access = DataAccess::routes;
     EXPECT_EQ(backend->data_access(), DataAccess::routes);
+    inner->copied = 4096;
+    EXPECT_EQ(backend->copied_write_max(), 4096U);
     session->close();
     EXPECT_EQ(inner->closed, 1);
     inner->open_error = EMFILE;

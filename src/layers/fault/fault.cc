@@ -133,6 +133,9 @@ public:
         }
         return can;
     }
+    [[nodiscard]] std::uint32_t copied_write_max() const noexcept override {
+        return inner_->copied_write_max();
+    }
     [[nodiscard]] unsigned best_threads() const noexcept override { return inner_->best_threads(); }
     [[nodiscard]] unsigned sessions_max() const noexcept override { return inner_->sessions_max(); }
     [[nodiscard]] DataAccess data_access() const noexcept override {

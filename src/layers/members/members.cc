@@ -217,6 +217,11 @@ public:
         });
         return all_route ? DataAccess::routes : DataAccess::sees;
     }
+    [[nodiscard]] std::uint32_t copied_write_max() const noexcept override {
+        std::uint32_t most = 0;
+        for (const auto& member : members_) most = std::max(most, member->copied_write_max());
+        return most;
+    }
     [[nodiscard]] unsigned sessions_max() const noexcept override {
         unsigned least = 0;
         for (const auto& member : members_) {

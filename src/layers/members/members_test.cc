@@ -218,6 +218,14 @@ TEST_F(MembersTest, RoutesDataIfAllMembersDo) {
     EXPECT_EQ(stripe()->data_access(), DataAccess::sees);
 }
 
+TEST_F(MembersTest, CopiesWritesIfAnyMemberWantsThat) {
+    add_plain(2);
+    EXPECT_EQ(stripe()->copied_write_max(), 0U);
+    members[1]->copied = 4096;
+    EXPECT_EQ(stripe()->copied_write_max(), 4096U);
+    EXPECT_EQ(linear()->copied_write_max(), 4096U);
+}
+
 TEST_F(MembersTest, RefusesWhatItDoesNotAdvertise) {
     add_plain(2);
     serve_from(stripe());
