@@ -84,6 +84,18 @@ class Disks(Served):
         refused = ashlar("add", "nbd", self.uri(), check=False)
         self.assertIn("write nbds in place of nbd", refused.stderr)
 
+    def test_from_a_virtual_machines_socket(self):
+        run("modprobe", "vsock_loopback")
+        self.server = subprocess.Popen(["nbdkit", "-f", "--vsock", "memory", "64M"], cwd="/tmp",
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        uri = "nbd+vsock://1"  # this machine
+        wait_until(lambda: ashlar("nbd", "list", uri, check=False).returncode == 0,
+                   "the server listens")
+        device = add("nbd", uri, "--queues", "2")
+        result = fio(device["block_device"], rw="randwrite", bsrange="4k-256k", iodepth=32,
+                     size=8 * MIB, verify="crc32c", verify_fatal=1)
+        self.assertEqual(result["jobs"][0]["error"], 0)
+
     def test_list(self):
         self.nbdkit("--filter=exportname", "memory", "3M", "exportname-list=explicit",
                     "exportname=one", "exportname=two", "exportdesc=fixed:a disk")
