@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 OLDER_KERNELS ?= 6.12
 
 .PHONY: help build demo test test-unit test-fuzz test-fresh vm-simple-e2e vm-e2e \
-        vm-no-driver vm-stress vm-benchmark vm-reset vm-shell asan-ubsan tsan tidy
+        vm-no-driver vm-stress vm-benchmark vm-reset vm-shell storm asan-ubsan tsan tidy
 
 help:  ## this text
 	@sed -nE 's/^([a-z0-9 -]+):[^#]*## (.*)/\1|\2/p' Makefile | \
@@ -65,6 +65,11 @@ test-fresh:  ## both commands of the README on a bare Debian 12 root
 	@tools/setup vm fresh
 	tests/fresh/run
 
+storm:  ## the engine in SEEDS=100000 simulations; failures and delays are drawn by the seed
+	@tools/setup build
+	@tools/build release storm
+	build/release/bin/storm --seeds $(SEEDS)
+
 asan-ubsan tsan:  ## the unit tests under a sanitizer
 	@tools/setup test
 	@tools/build $@
@@ -77,3 +82,4 @@ tidy:  ## clang-tidy over everything
 
 FUZZ_SECONDS ?= 5
 ROUNDS ?= 10
+SEEDS ?= 100000

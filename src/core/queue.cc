@@ -69,12 +69,13 @@ Queue::Queue(const QueueConfig& config, QueueSurroundings surroundings) noexcept
 }
 
 Queue::~Queue() {
+    // Also behind a thread that ended before its next round: the reactor lives on.
+    with_.reactor.forget(*this);
     if (thread_ends_) return;
     for (const Tag& tag : tags_) {
         ASHLAR_ASSERT(tag.state() == TagState::home || tag.state() == TagState::serving);
     }
     let_go();
-    with_.reactor.forget(*this);
     commands_.reset();
     tags_.clear();
     session_.reset();

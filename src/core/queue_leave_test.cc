@@ -117,6 +117,14 @@ TEST_F(QueueLeave, AWriteThatWaitsForItsDataIsInService) {
     EXPECT_EQ(lefts(), 1) << "and gives the request to the next server";
 }
 
+TEST_F(QueueLeave, TheThreadMayEndBetweenTheLastRequestAndTheRoundAfterIt) {
+    start();
+    queue->leave(Leaving::serving);
+    queue->thread_ends();
+    queue.reset();
+    EXPECT_EQ(reactor.run_once(std::chrono::milliseconds(0)), ETIME) << "nobody is told of it";
+}
+
 TEST_F(QueueLeave, TagsThatTheKernelGivesBackAreNotWaitedFor) {
     start<SlowSession>();
     ASSERT_TRUE(deliver(0, make_descriptor(abi::io_op_read, 0, 8)));
