@@ -109,7 +109,8 @@ Result<void> publish(const ServerJob& job, const Device& device, const Backend& 
                         .log_file = job.log_file,
                         .program = own_program(),
                         .supervisor = job.supervisor,
-                        .supervisor_start = job.supervisor_start});
+                        .supervisor_start = job.supervisor_start,
+                        .recoveries = job.recovered ? job.recovered->recoveries + 1 : 0});
 }
 
 Result<Fd> start(const ServerJob& job, Device& device, const Backend& backend) {

@@ -20,6 +20,8 @@ constexpr std::array kInfos = {
     OptionInfo{"read-only", "", "Refuse writes"},
     OptionInfo{"keep-scheduler", "",
                "Leave the kernel's I/O scheduler in place; default: none, as of a loop device"},
+    OptionInfo{"no-metrics", "",
+               "Take no times: 'stats' then counts requests, and has no latencies"},
     OptionInfo{"data-path", "NAME",
                "How data moves: auto, zero-copy, zero-copy-manual, user-copy, get-data or copy; "
                "default: auto, the cheapest here"},
@@ -93,6 +95,7 @@ Parsed<DeviceOptions> read_device_options(const Spec& given) {
     if (reader.has("id")) device.id = static_cast<DeviceId>(reader.number("id", 0, kIdMost, 0));
     device.read_only = reader.has("read-only");
     device.keep_scheduler = reader.has("keep-scheduler");
+    device.measure = !reader.has("no-metrics");
     device.data_path = reader.choice<DataPath>("data-path", kDataPaths, device.data_path);
     device.commands = reader.choice<CommandStyle>("commands", kCommandStyles, device.commands);
     device.recovery = reader.choice<Recovery>("recovery", kRecoveries, device.recovery);

@@ -33,6 +33,7 @@ TEST(DeviceSpec, WithoutOptionsEverythingIsTheLibrarysDefault) {
     EXPECT_EQ(device.threads_per_queue, plain.threads_per_queue);
     EXPECT_EQ(device.nice, plain.nice);
     EXPECT_FALSE(device.polling);
+    EXPECT_TRUE(device.measure) << "but this";
 }
 
 TEST(DeviceSpec, EveryOptionArrives) {
@@ -41,7 +42,8 @@ TEST(DeviceSpec, EveryOptionArrives) {
         {"io-max", "32M"},       {"read-only"},         {"data-path", "user-copy"},
         {"commands", "batch"},   {"threads", "5"},      {"threads-per-queue", "64"},
         {"recovery", "reissue"}, {"nice", "-3"},        {"sqpoll"},
-        {"sqpoll-cpu", "3"},     {"sqpoll-idle", "20"}, {"keep-scheduler"}};
+        {"sqpoll-cpu", "3"},     {"sqpoll-idle", "20"}, {"keep-scheduler"},
+        {"no-metrics"}};
     EXPECT_EQ(all.size(), device_option_infos().size());
     const DeviceOptions device = read(all);
     EXPECT_EQ(device.id, 1'048'575U);
@@ -50,6 +52,7 @@ TEST(DeviceSpec, EveryOptionArrives) {
     EXPECT_EQ(device.io_max, 32U << 20);
     EXPECT_TRUE(device.read_only);
     EXPECT_TRUE(device.keep_scheduler);
+    EXPECT_FALSE(device.measure);
     EXPECT_EQ(device.data_path, DataPath::user_copy);
     EXPECT_EQ(device.commands, CommandStyle::batch);
     EXPECT_EQ(device.thread_count, 5U);

@@ -102,6 +102,9 @@ int run(int argc, char** argv) {
     add_command(app, action);
     list_command(app, action);
     show_command(app, action);
+    stats_command(app, action);
+    top_command(app, action);
+    export_command(app, action);
     del_command(app, action);
     recover_command(app, action);
     upgrade_command(app, action);

@@ -21,6 +21,7 @@
 #include "base/fd.h"
 #include "cli/bring_up.h"
 #include "cli/command.h"
+#include "cli/metrics_text.h"
 #include "cli/server_state.h"
 #include "cli/store_check.h"
 
@@ -48,22 +49,6 @@ Result<Fd> take_signals() {
     Fd fd(signalfd(-1, &set, SFD_CLOEXEC));
     if (!fd.valid()) return std::unexpected(Error{.operation = "signalfd", .code = errno});
     return fd;
-}
-
-nlohmann::json counters_json(const Device& device) {
-    auto queues = nlohmann::json::array();
-    for (const QueueCounters& queue : device.counters()) {
-        queues.push_back({{"reads", queue.reads},
-                          {"writes", queue.writes},
-                          {"flushes", queue.flushes},
-                          {"discards", queue.discards},
-                          {"write_zeroes", queue.write_zeroes},
-                          {"others", queue.others},
-                          {"read_bytes", queue.read_bytes},
-                          {"write_bytes", queue.write_bytes},
-                          {"errors", queue.errors}});
-    }
-    return queues;
 }
 
 // How the device is served.
@@ -130,7 +115,7 @@ Answer leave(const nlohmann::json& request, const ServerJob& job, Served& served
 Answer answer(const nlohmann::json& request, const ServerJob& job, Served& served, const Log& log) {
     const auto asked = request.is_object() ? request.find("request") : request.end();
     if (asked == request.end()) return {.text = {{"error", "no request"}}};
-    if (*asked == "counters") return {.text = {{"queues", counters_json(served.device)}}};
+    if (*asked == "metrics") return {.text = metrics_to_json(served.device.metrics())};
     if (*asked == "info") return {.text = info_json(served.device, job.device, served.protections)};
     if (*asked == "quiesce" || *asked == "stop") return leave(request, job, served, log);
     return {.text = {{"error", "unknown request"}}};

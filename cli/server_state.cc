@@ -21,7 +21,7 @@ namespace ashlar::cli {
 namespace {
 
 constexpr off_t kStateMost = 1 << 20;
-constexpr std::size_t kReplyMax = 1 << 20;
+constexpr std::size_t kReplyMax = 64 << 20;
 constexpr timeval kSocketTimeout{.tv_sec = 5, .tv_usec = 0};
 
 std::string lock_path(DeviceId id) { return fmt::format("{}/ublk{}.lock", kStateDirectory, id); }

@@ -4,8 +4,10 @@
 #include <memory>
 
 #include "base/units.h"
+#include "cli/ask_metrics.h"
 #include "cli/command.h"
 #include "cli/device_report.h"
+#include "cli/metrics_text.h"
 #include "cli/server_state.h"
 
 namespace ashlar::cli {
@@ -109,7 +111,11 @@ int show_device(const std::string& text, bool as_json) {
     auto report = report_device(*control, *info);
     if (!report) return fail(report.error());
     const auto served = ask(*info, "info");
-    const auto queues = member(ask(*info, "counters"), "queues");
+    nlohmann::ordered_json queues = nullptr;
+    if (const auto metrics = ask_metrics(*info)) {
+        queues = nlohmann::ordered_json::array();
+        for (const QueueMetrics& queue : metrics->queues) queues.push_back(counts_json(queue));
+    }
     if (as_json) {
         auto json = to_json(*report);
         for (const char* key :

@@ -36,6 +36,7 @@ std::string format_state(const ServerState& state) {
                                  {"program", state.program},
                                  {"supervisor", state.supervisor},
                                  {"supervisor_start", state.supervisor_start},
+                                 {"recoveries", state.recoveries},
                                  {"paused", state.paused}};
     // A path need not be UTF-8; such a device cannot be recovered from here.
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
@@ -102,6 +103,7 @@ std::optional<ServerState> parse_state(DeviceId id, std::string_view text) {
                        .program = word(json, "program"),
                        .supervisor = *supervisor,
                        .supervisor_start = number(json, "supervisor_start").value_or(0),
+                       .recoveries = number(json, "recoveries").value_or(0),
                        .paused = json.value("paused", nlohmann::json()) == true};
 }
 

@@ -27,6 +27,7 @@ struct ServerState {
     std::string program{};               // the server's; what starts it again
     std::int32_t supervisor = 0;         // its process; 0: none
     std::uint64_t supervisor_start = 0;  // process_start() of that one
+    std::uint64_t recoveries = 0;        // how often another server took over
     bool paused = false;                 // quiesced or stopped on purpose: not to be recovered
     friend bool operator==(const ServerState&, const ServerState&) = default;
 };

@@ -10,7 +10,7 @@ Server::Server(SimKernel& kernel, SimDriver& driver, const ServerOptions& option
                std::shared_ptr<Backend> backend, std::vector<std::unique_ptr<SimReactor>>& rings)
     : kernel_(kernel), driver_(driver), options_(options), backend_(std::move(backend)) {
     const std::uint32_t parts = std::uint32_t{options.queues} * options.threads_per_queue;
-    for (std::uint32_t part = 0; part < parts; ++part) counters_.emplace_back();
+    for (std::uint32_t part = 0; part < parts; ++part) metrics_.emplace_back();
     has_left_.resize(parts);
     for (unsigned i = 0; i < options.threads; ++i) {
         Thread& thread = threads_.emplace_back();
@@ -61,7 +61,7 @@ void Server::open_part(std::uint32_t part) {
     };
     auto queue = Queue::open(config, {.reactor = *thread.reactor,
                                       .offload = thread.offload,
-                                      .counters = counters_[part],
+                                      .metrics = metrics_[part],
                                       .device = device_,
                                       .backend = backend_,
                                       .owner = shared_from_this(),

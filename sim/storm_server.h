@@ -97,7 +97,7 @@ private:
     const ServerOptions options_;
     const std::shared_ptr<Backend> backend_;
     std::deque<Thread> threads_;
-    std::deque<LiveCounters> counters_;   // by part
+    std::deque<LiveMetrics> metrics_;     // by part
     std::shared_ptr<CharDevice> device_;  // while it opens
     std::weak_ptr<CharDevice> watch_;
     int fd_ = -1;

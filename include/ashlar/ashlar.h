@@ -5,6 +5,7 @@
 #include <ashlar/backends.h>
 #include <ashlar/control.h>
 #include <ashlar/device.h>
+#include <ashlar/metrics.h>
 #include <ashlar/result.h>
 #include <ashlar/task.h>
 #include <ashlar/types.h>

@@ -15,7 +15,9 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
+#include <ashlar/metrics.h>
 #include <ashlar/result.h>
 #include <ashlar/task.h>
 #include <ashlar/types.h>
@@ -84,6 +86,8 @@ public:
     // What tells this store from another one of the same size, and stays the same when it is opened
     // again: for a recovery to check. Empty: nothing does.
     [[nodiscard]] virtual std::string identity() const { return {}; }
+    // What it counts of its own, always the same names: they go with the device's metrics.
+    [[nodiscard]] virtual std::vector<BackendCounter> counters() const { return {}; }
     // Called once per queue thread, on that thread. The session may refer to this backend. io is
     // for what it does outside requests, and is valid as long as the session; what still awaits it
     // at the end is cancelled.

@@ -11,6 +11,7 @@
 
 #include <ashlar/backend.h>
 #include <ashlar/control.h>
+#include <ashlar/metrics.h>
 #include <ashlar/result.h>
 
 namespace ashlar {
@@ -100,6 +101,8 @@ struct DeviceOptions {
     int nice = kNiceOfDisks;                     // of the device's own threads
     std::optional<SubmissionPolling> polling{};  // of the device's own threads
     std::shared_ptr<QueueThreads> threads{};     // none: the device's own
+    bool measure = false;  // take times: Metrics::timed. Requests are counted in any case
+    std::shared_ptr<Observer> observer{};  // is told of each request; has times taken
     // Bound of every wait for the kernel or for a backend's answer. A backend that blocks a queue
     // thread in open_session or serve is waited for without bound, since nothing can end it.
     std::chrono::milliseconds timeout{10'000};
@@ -131,15 +134,7 @@ struct DeviceChoices {
     std::string commands_reason;
 };
 
-// Requests of one queue since it started. Read from any thread; each value is exact, the set of
-// them is not taken at one instant.
-struct QueueCounters {
-    std::uint64_t reads = 0, writes = 0, flushes = 0, discards = 0, write_zeroes = 0, others = 0;
-    std::uint64_t read_bytes = 0, write_bytes = 0;
-    std::uint64_t errors = 0;  // requests answered with an errno
-};
-
-// Thread: any, one call at a time, except stop(), stage() and counters(), which may interrupt
+// Thread: any, one call at a time, except stop(), stage() and metrics(), which may interrupt
 // wait(). Destroying a device stops and removes it.
 class Device {
 public:
@@ -193,9 +188,10 @@ public:
     [[nodiscard]] const DeviceInfo& info() const noexcept;  // as negotiated; pid and state: at add
     [[nodiscard]] const DeviceChoices& choices() const noexcept;
     [[nodiscard]] Geometry geometry() const noexcept;
-    [[nodiscard]] std::string block_path() const;               // "/dev/ublkbN"
-    [[nodiscard]] std::string char_path() const;                // "/dev/ublkcN"
-    [[nodiscard]] std::vector<QueueCounters> counters() const;  // one per queue
+    [[nodiscard]] std::string block_path() const;  // "/dev/ublkbN"
+    [[nodiscard]] std::string char_path() const;   // "/dev/ublkcN"
+    // Since the last start(). What it costs is the caller's, not the queues'.
+    [[nodiscard]] Metrics metrics() const;
 
 private:
     struct State;

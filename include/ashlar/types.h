@@ -29,6 +29,7 @@ enum class Op : std::uint8_t {
     report_zones,
     unknown,
 };
+inline constexpr std::size_t kOpCount = static_cast<std::size_t>(Op::unknown) + 1;
 
 // "read", "write_zeroes", ...: the name used in messages, JSON and metrics.
 [[nodiscard]] constexpr std::string_view name(Op op) noexcept {

@@ -213,7 +213,7 @@ TEST_F(BatchCommandsTest, TheGroupOutlastsAnyNumberOfDeliveries) {
         take();
         reactor.deliver({}, i % 3 == 0 ? 0 : completion::more);  // nothing in it
     }
-    EXPECT_EQ(owner->counted().reads, 1000U);
+    EXPECT_EQ(owner->counted()[Op::read].count, 1000U);
     EXPECT_TRUE(owner->failures.empty());
 }
 
@@ -246,7 +246,7 @@ TEST_F(BatchCommandsTest, AFetchThatEndsForWantOfBuffersIsMadeAgain) {
     kernel.put(0, 2, make_descriptor(abi::io_op_read, 0, 8));
     reactor.deliver({2}, 0);  // its last delivery
     EXPECT_TRUE(fetches());
-    EXPECT_EQ(owner->counted().reads, 2U);
+    EXPECT_EQ(owner->counted()[Op::read].count, 2U);
     EXPECT_TRUE(owner->failures.empty());
 }
 
@@ -297,7 +297,7 @@ TEST_F(BatchCommandsTest, WhatTheKernelDidNotTakeIsCommittedAgainFromThere) {
     EXPECT_TRUE(owner->failures.empty());
     EXPECT_FALSE(queue->home());
     deliver_reads({3, 1});  // they are out again
-    EXPECT_EQ(owner->counted().reads, 6U);
+    EXPECT_EQ(owner->counted()[Op::read].count, 6U);
 }
 
 TEST_F(BatchCommandsTest, MoreCommitsThanTwoMayBeOnTheirWay) {

@@ -128,8 +128,8 @@ TEST_F(UserCopyTest, DataThatCannotBeFetchedFailsTheWriteBeforeTheSessionSeesIt)
     kernel.put_data(0, 0, pattern(4096 - 512));
     EXPECT_EQ(serve(make_descriptor(abi::io_op_write, 0, 8)), -EFAULT);
     EXPECT_TRUE(session.requests.empty());
-    EXPECT_EQ(owner->counted().errors, 1U);
-    EXPECT_EQ(owner->counted().writes, 1U);
+    EXPECT_EQ(owner->counted().errors(), 1U);
+    EXPECT_EQ(owner->counted()[Op::write].count, 1U);
 }
 
 TEST_F(UserCopyTest, DataThatCannotBeBroughtFailsTheRead) {
@@ -139,7 +139,7 @@ TEST_F(UserCopyTest, DataThatCannotBeBroughtFailsTheRead) {
     kernel.replace(std::make_shared<CharDevice>(std::move(read_only)));
     start();
     EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 0, 8)), -EBADF);
-    EXPECT_EQ(owner->counted().errors, 1U);
+    EXPECT_EQ(owner->counted().errors(), 1U);
 }
 
 TEST_F(UserCopyTest, WhatTheSessionHoldsIsCopiedToAndFromThere) {
@@ -158,8 +158,8 @@ TEST_F(UserCopyTest, WhatTheSessionHoldsIsCopiedToAndFromThere) {
     EXPECT_EQ(session.located[0].op, Op::write);
     EXPECT_EQ(session.located[0].offset, 8192U);
     EXPECT_EQ(session.located[0].length, 4096U);
-    EXPECT_EQ(owner->counted().write_bytes, 4096U);
-    EXPECT_EQ(owner->counted().read_bytes, 2048U);
+    EXPECT_EQ(owner->counted()[Op::write].bytes, 4096U);
+    EXPECT_EQ(owner->counted()[Op::read].bytes, 2048U);
 }
 
 TEST_F(UserCopyTest, WhatTheSessionDoesNotLocateItServes) {
@@ -213,7 +213,7 @@ TEST_F(GetDataTest, AWriteIsServedWhenItsDataIsThere) {
     EXPECT_EQ(session.requests[0].buffer.data(), to);
     EXPECT_EQ(stored, std::vector<std::byte>(4096, std::byte{0x33}));
     EXPECT_EQ(committed(1), 4096);
-    EXPECT_EQ(owner->counted().writes, 1U) << "counted once";
+    EXPECT_EQ(owner->counted()[Op::write].count, 1U) << "counted once";
 }
 
 TEST_F(GetDataTest, LegacyOpcodes) {
@@ -254,7 +254,7 @@ TEST_F(GetDataTest, AWritesDataGoesWhereTheSessionKeepsIt) {
     answer(2, abi::io_res_ok);
     EXPECT_EQ(committed(2), 4096);
     EXPECT_TRUE(session.requests.empty()) << "it is where it belongs";
-    EXPECT_EQ(owner->counted().writes, 1U);
+    EXPECT_EQ(owner->counted()[Op::write].count, 1U);
 }
 
 TEST_F(GetDataTest, AReadsCommitNamesWhereTheBytesLie) {
@@ -378,7 +378,7 @@ TEST_F(ZeroCopyTest, ARegistrationThatFailsFailsTheRequest) {
     EXPECT_TRUE(session.requests.empty());
     EXPECT_EQ(opcodes_of(0), std::vector{abi::u_io_commit_and_fetch_req});
     EXPECT_EQ(committed(0), -ENOMEM);
-    EXPECT_EQ(owner->counted().errors, 1U);
+    EXPECT_EQ(owner->counted().errors(), 1U);
     EXPECT_TRUE(owner->failures.empty());
 }
 
@@ -589,8 +589,8 @@ TEST_P(FuaTest, ByAFlushAfterTheWrite) {
     EXPECT_EQ(reactor.find(Kind::silent_io_command), nullptr) << "still registered";
     ASSERT_TRUE(session.resume(0, {}));
     EXPECT_EQ(committed(0), 4096);
-    EXPECT_EQ(owner->counted().writes, 1U);
-    EXPECT_EQ(owner->counted().flushes, 0U);
+    EXPECT_EQ(owner->counted()[Op::write].count, 1U);
+    EXPECT_EQ(owner->counted()[Op::flush].count, 0U);
 }
 
 TEST_P(FuaTest, AFlushThatFailsFailsTheWrite) {

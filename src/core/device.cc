@@ -254,10 +254,18 @@ Geometry Device::geometry() const noexcept { return state_->geometry; }
 std::string Device::block_path() const { return "/dev/ublkb" + std::to_string(state_->info.id); }
 std::string Device::char_path() const { return "/dev/ublkc" + std::to_string(state_->info.id); }
 
-std::vector<QueueCounters> Device::counters() const {
-    std::vector<QueueCounters> all(state_->info.queues);
-    if (const auto used = state_->current_queues()) used->add_counters(all);
-    return all;
+Metrics Device::metrics() const {
+    Metrics taken{.began = {},
+                  .from = {},
+                  .taken = std::chrono::steady_clock::now(),
+                  .timed = state_->options.measure || state_->options.observer != nullptr,
+                  .queues = std::vector<QueueMetrics>(state_->info.queues),
+                  .backend = state_->backend->counters()};
+    if (const auto used = state_->current_queues()) {
+        taken.began = taken.from = used->began();
+        used->add_metrics(taken.queues);
+    }
+    return taken;
 }
 
 }  // namespace ashlar

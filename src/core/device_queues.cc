@@ -11,7 +11,10 @@ namespace ashlar {
 using std::chrono::milliseconds;
 
 DeviceQueues::DeviceQueues(Serving serving)
-    : serving_(std::move(serving)), counters_(parts_of(serving_)), has_left_(parts_of(serving_)) {}
+    : serving_(std::move(serving)), has_left_(parts_of(serving_)) {
+    const bool timed = serving_.measure || serving_.observer != nullptr;
+    for (std::uint32_t part = 0; part < part_count(); ++part) metrics_.emplace_back(timed);
+}
 
 // ---- Opening -----------------------------------------------------------------------------------
 
@@ -36,7 +39,8 @@ Result<void> DeviceQueues::open_part(QueueThread& on, std::uint32_t part,
     };
     auto queue = Queue::open(config, {.reactor = on.reactor(),
                                       .offload = on.offload(),
-                                      .counters = counters_[part],
+                                      .metrics = metrics_[part],
+                                      .observer = serving_.observer.get(),
                                       .device = device,
                                       .backend = serving_.backend,
                                       .owner = shared_from_this(),
@@ -193,9 +197,9 @@ std::optional<Error> DeviceQueues::failure() {
     return failure_;
 }
 
-void DeviceQueues::add_counters(std::vector<QueueCounters>& by_queue) const {
-    for (std::uint32_t part = 0; part < counters_.size(); ++part) {
-        counters_[part].add_to(by_queue[queue_of(part)]);
+void DeviceQueues::add_metrics(std::vector<QueueMetrics>& by_queue) const {
+    for (std::uint32_t part = 0; part < metrics_.size(); ++part) {
+        metrics_[part].add_to(by_queue[queue_of(part)]);
     }
 }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -12,7 +13,7 @@
 #include <ashlar/control.h>
 #include <ashlar/device.h>
 
-#include "core/live_counters.h"
+#include "core/live_metrics.h"
 #include "core/queue.h"
 #include "core/queue_threads.h"
 
@@ -25,6 +26,8 @@ struct Serving {
     Capabilities capabilities;
     std::uint16_t threads_per_queue = 1;
     std::shared_ptr<Backend> backend;
+    bool measure = false;
+    std::shared_ptr<Observer> observer{};
 };
 
 // A queue is served in threads_per_queue parts, each by one thread; a part is known by its number.
@@ -63,7 +66,8 @@ public:
     // What the first queue that failed met.
     [[nodiscard]] std::optional<Error> failure();
 
-    void add_counters(std::vector<QueueCounters>& by_queue) const;
+    void add_metrics(std::vector<QueueMetrics>& by_queue) const;
+    [[nodiscard]] std::chrono::steady_clock::time_point began() const noexcept { return began_; }
 
 private:
     void queue_opened() noexcept override;
@@ -81,9 +85,10 @@ private:
     }
 
     const Serving serving_;
-    std::vector<LiveCounters> counters_;  // by part
-    std::vector<QueueThread*> threads_;   // by part
-    std::mutex mutex_;                    // guards what follows
+    const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+    std::deque<LiveMetrics> metrics_;    // by part
+    std::vector<QueueThread*> threads_;  // by part
+    std::mutex mutex_;                   // guards what follows
     std::condition_variable changed_;
     std::uint32_t open_ = 0;
     std::vector<bool> has_left_;  // by part

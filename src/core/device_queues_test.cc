@@ -87,9 +87,9 @@ TEST_F(DeviceQueuesTest, ThePoolMayGoFirst) {
     pool_.reset();
     EXPECT_TRUE(queues_->closed());
     EXPECT_TRUE(queues_->failure()) << "their threads ended under them";
-    std::vector<QueueCounters> counters(1);
-    queues_->add_counters(counters);
-    EXPECT_EQ(counters[0].reads, 0U);
+    std::vector<QueueMetrics> metrics(1);
+    queues_->add_metrics(metrics);
+    EXPECT_EQ(metrics[0][Op::read].count, 0U);
 }
 
 TEST_F(DeviceQueuesTest, PartsAreMoreThanSixteenBitsCount) {

@@ -48,7 +48,9 @@ Serving Device::State::serving() const {
             .choices = choice.choices,
             .capabilities = capabilities,
             .threads_per_queue = options.threads_per_queue,
-            .backend = backend};
+            .backend = backend,
+            .measure = options.measure,
+            .observer = options.observer};
 }
 
 Result<void> Device::State::make_threads() {

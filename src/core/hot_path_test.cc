@@ -143,7 +143,7 @@ protected:
         config.capabilities = backend->capabilities();
         queue = Queue::open(config, {.reactor = reactor,
                                      .offload = offload,
-                                     .counters = owner->counters,
+                                     .metrics = owner->metrics,
                                      .device = kernel.device(),
                                      .backend = std::move(backend),
                                      .owner = owner})
@@ -270,8 +270,8 @@ protected:
         config.commands = GetParam().commands;
     }
     void expect_all_served() {
-        EXPECT_GE(owner->counted().reads, std::uint64_t{kRequests} * 2 / 5);
-        EXPECT_EQ(owner->counted().errors, 0U);
+        EXPECT_GE(owner->counted()[Op::read].count, std::uint64_t{kRequests} * 2 / 5);
+        EXPECT_EQ(owner->counted().errors(), 0U);
         EXPECT_TRUE(owner->failures.empty());
     }
 };
@@ -331,7 +331,7 @@ TEST_F(HotPath, AFrameTooLargeForTheArenaComesFromTheHeapAndGoesBack) {
     open(std::make_unique<LargeFrameSession>(waiting), {.discard = true, .write_zeroes = true});
     constexpr int requests = 10 * kDepth;
     EXPECT_EQ(allocations_of(requests, &waiting), std::uint64_t{requests});
-    EXPECT_EQ(owner->counted().errors, 0U);
+    EXPECT_EQ(owner->counted().errors(), 0U);
 }
 
 // ---- On a real ring ----------------------------------------------------------------------------
@@ -366,7 +366,7 @@ protected:
             std::make_shared<test::SessionBackend>(std::make_unique<FileSession>(file.get()));
         queue = Queue::open({.depth = kDepth, .io_max = 65536}, {.reactor = *reactor,
                                                                  .offload = offload,
-                                                                 .counters = owner->counters,
+                                                                 .metrics = owner->metrics,
                                                                  .device = kernel.device(),
                                                                  .backend = std::move(backend),
                                                                  .owner = owner})
@@ -398,11 +398,15 @@ protected:
 TEST_F(RingPath, AllocatesNothing) {
     open();
     rounds(100);
-    const std::uint64_t before = allocations;
-    const std::uint64_t served = owner->counted().reads;
-    while (owner->counted().reads < served + kRequests) rounds(1);
-    EXPECT_EQ(allocations - before, 0U);
-    EXPECT_EQ(owner->counted().errors, 0U);
+    std::uint64_t served = owner->counted()[Op::read].count;
+    const std::uint64_t wanted = served + kRequests;
+    while (served < wanted) {
+        const std::uint64_t before = allocations;
+        rounds(100);
+        EXPECT_EQ(allocations - before, 0U);
+        served = owner->counted()[Op::read].count;
+    }
+    EXPECT_EQ(owner->counted().errors(), 0U);
     close();
 }
 
@@ -412,13 +416,13 @@ TEST_F(RingPath, MakesOneSystemCallARoundWhateverItCarries) {
     std::thread([this] {
         open();
         rounds(10);
-        const std::uint64_t served = owner->counted().reads;
+        const std::uint64_t served = owner->counted()[Op::read].count;
         const test::SystemCallCounter enters(__NR_io_uring_enter);
         rounds(kRounds);
         EXPECT_EQ(enters.count(), std::uint64_t{kRounds});
         // A request takes two rounds, one that brings it and one for its data, if not more.
-        EXPECT_GE(owner->counted().reads - served, std::uint64_t{kRounds} * kDepth / 8);
-        EXPECT_EQ(owner->counted().errors, 0U);
+        EXPECT_GE(owner->counted()[Op::read].count - served, std::uint64_t{kRounds} * kDepth / 8);
+        EXPECT_EQ(owner->counted().errors(), 0U);
         close();
     }).join();
 }

@@ -65,7 +65,7 @@ TEST_F(PerIoCommandsTest, TheKernelMayAskForACommandOnceMore) {
             EXPECT_EQ(again->io.addr, before.io.addr);
         }
         EXPECT_TRUE(owner->failures.empty());
-        EXPECT_EQ(owner->counted().reads, 1U);
+        EXPECT_EQ(owner->counted()[Op::read].count, 1U);
         bring_home();
         EXPECT_EQ(owner->homes.size(), 1U);
         queue.reset();

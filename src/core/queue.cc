@@ -264,6 +264,7 @@ void Queue::arrived(Tag& tag, bool wants_data) noexcept {
         if (error == 0) place(tag);
         return commands_->get_data(tag);
     }
+    note_begun(tag);
     if (error != 0) [[unlikely]]
         return commit(tag, IoResult::from_errno(error));
     serve(tag);
@@ -395,10 +396,26 @@ void Queue::finish(Tag& tag, IoResult result) noexcept {
     commit(tag, result);
 }
 
+void Queue::note_begun(Tag& tag) noexcept {
+    with_.metrics.begun();
+    if (LiveTimes* const times = with_.metrics.times(); times != nullptr) {
+        tag.begun = times->begin(with_.reactor.rounds());
+    }
+}
+
+void Queue::note_answered(Tag& tag, IoResult result) noexcept {
+    with_.metrics.answered(tag.request, !result.ok());
+    LiveTimes* const times = with_.metrics.times();
+    if (times == nullptr) return;
+    const RequestTimes took = times->answered(tag.request, tag.begun);
+    if (with_.observer != nullptr) [[unlikely]]
+        with_.observer->answered(config_.device, tag.request, result, took);
+}
+
 void Queue::commit(Tag& tag, IoResult result) noexcept {
     if (holds_back(result)) [[unlikely]]
         return hold(tag);
-    with_.counters.count(tag.request, !result.ok());
+    note_answered(tag, result);
     if (std::exchange(tag.registered, false)) {
         // Submitted before the commit, and so carried out before it.
         with_.reactor.silent_io_command(

@@ -13,7 +13,7 @@
 #include "base/fd.h"
 #include "core/commands.h"
 #include "core/io_scope.h"
-#include "core/live_counters.h"
+#include "core/live_metrics.h"
 #include "core/tag.h"
 #include "reactor/reactor.h"
 
@@ -55,10 +55,11 @@ protected:
 struct QueueSurroundings {
     Reactor& reactor;
     OffloadPool& offload;
-    LiveCounters& counters;
+    LiveMetrics& metrics;
+    Observer* observer = nullptr;  // kept by the owner
     std::shared_ptr<CharDevice> device;
     std::shared_ptr<Backend> backend;
-    std::shared_ptr<QueueOwner> owner;  // also keeps counters alive
+    std::shared_ptr<QueueOwner> owner;  // also keeps metrics alive
     std::uint32_t part = 0;             // how the owner knows this queue
 };
 
@@ -136,6 +137,8 @@ private:
     void registered(Tag& tag, std::int32_t result) noexcept;
     void start(Tag& tag, const Request& request) noexcept;
     void finish(Tag& tag, IoResult result) noexcept;
+    void note_begun(Tag& tag) noexcept;
+    void note_answered(Tag& tag, IoResult result) noexcept;
     void commit(Tag& tag, IoResult result) noexcept;
     [[nodiscard]] bool holds_back(IoResult result) const noexcept;
     void hold(Tag& tag) noexcept;

@@ -233,8 +233,8 @@ TEST_F(QueueTest, FuaIsEmulatedByAFlushAfterTheWrite) {
     EXPECT_EQ(session.requests[1].buffer.length(), 0U);
     EXPECT_EQ(session.requests[1].tag, 0);
     EXPECT_EQ(reactor.submissions(), before + 1) << "one commit for both";
-    EXPECT_EQ(owner->counted().writes, 1U);
-    EXPECT_EQ(owner->counted().flushes, 0U) << "nobody asked for a flush";
+    EXPECT_EQ(owner->counted()[Op::write].count, 1U);
+    EXPECT_EQ(owner->counted()[Op::flush].count, 0U) << "nobody asked for a flush";
 }
 
 TEST_F(QueueTest, AFailedEmulatedFlushFailsTheWrite) {
@@ -245,7 +245,7 @@ TEST_F(QueueTest, AFailedEmulatedFlushFailsTheWrite) {
     };
     EXPECT_EQ(serve(make_descriptor(kFuaWrite, 0, 8)), -ENOSPC);
     EXPECT_EQ(session.requests.size(), 2U);
-    EXPECT_EQ(owner->counted().errors, 1U);
+    EXPECT_EQ(owner->counted().errors(), 1U);
     session.answer = [](const Request&) { return IoResult{}; };
     EXPECT_EQ(serve(make_descriptor(abi::io_op_write, 0, 8)), 4096);
     EXPECT_EQ(session.requests.size(), 3U) << "no flush is left over";
@@ -310,9 +310,9 @@ TEST_F(QueueTest, ManyInFlightEndInAnyOrder) {
         EXPECT_EQ(reactor.submissions(), before + step + 1U) << "one commit a request";
     }
     EXPECT_TRUE(session.parked.empty());
-    const QueueCounters counters = owner->counted();
-    EXPECT_EQ(counters.reads, 64U);
-    EXPECT_EQ(counters.errors, 22U);
+    const QueueMetrics counted = owner->counted();
+    EXPECT_EQ(counted[Op::read].count, 64U);
+    EXPECT_EQ(counted.errors(), 22U);
 }
 
 TEST_F(QueueTest, ATagServesAgainAndAgain) {
@@ -496,27 +496,27 @@ TEST_F(QueueTest, CountsWhatItServes) {
     serve(make_descriptor(abi::io_op_write_zeroes, 0, 8));
     session.answer = [](const Request&) { return IoResult::from_errno(EIO); };
     serve(make_descriptor(abi::io_op_flush));
-    const QueueCounters counters = owner->counted();
-    EXPECT_EQ(counters.reads, 2U);
-    EXPECT_EQ(counters.read_bytes, 12288U);
-    EXPECT_EQ(counters.writes, 1U);
-    EXPECT_EQ(counters.write_bytes, 12288U);
-    EXPECT_EQ(counters.flushes, 2U);
-    EXPECT_EQ(counters.discards, 1U);
-    EXPECT_EQ(counters.write_zeroes, 1U);
-    EXPECT_EQ(counters.others, 0U);
-    EXPECT_EQ(counters.errors, 1U);
+    const QueueMetrics counted = owner->counted();
+    EXPECT_EQ(counted[Op::read].count, 2U);
+    EXPECT_EQ(counted[Op::read].bytes, 12288U);
+    EXPECT_EQ(counted[Op::write].count, 1U);
+    EXPECT_EQ(counted[Op::write].bytes, 12288U);
+    EXPECT_EQ(counted[Op::flush].count, 2U);
+    EXPECT_EQ(counted[Op::discard].count, 1U);
+    EXPECT_EQ(counted[Op::write_zeroes].count, 1U);
+    EXPECT_EQ(counted[Op::unknown].count, 0U);
+    EXPECT_EQ(counted.errors(), 1U);
 }
 
 TEST_F(QueueTest, AnOperationThatIsNotKnownCountsAsOther) {
     start();
     serve(make_descriptor(abi::io_op_read, 0, 8));
     serve(make_descriptor(99, 0, 8));
-    const QueueCounters counters = owner->counted();
-    EXPECT_EQ(counters.reads, 1U) << "the tag's last request is not served twice";
-    EXPECT_EQ(counters.read_bytes, 4096U);
-    EXPECT_EQ(counters.others, 1U);
-    EXPECT_EQ(counters.errors, 1U);
+    const QueueMetrics counted = owner->counted();
+    EXPECT_EQ(counted[Op::read].count, 1U) << "the tag's last request is not served twice";
+    EXPECT_EQ(counted[Op::read].bytes, 4096U);
+    EXPECT_EQ(counted[Op::unknown].count, 1U);
+    EXPECT_EQ(counted.errors(), 1U);
 }
 
 // ---- Opening and closing -----------------------------------------------------------------------

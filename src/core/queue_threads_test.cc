@@ -83,7 +83,7 @@ public:
     QueueThread* thread = nullptr;
     std::vector<Error> failures;
     std::optional<std::uint32_t> home;
-    LiveCounters counters;
+    LiveMetrics metrics;
 
 private:
     std::mutex mutex_;
@@ -126,7 +126,7 @@ void adopt_queue(QueueThread& thread, test::FakeCharDevice& kernel,
         auto backend = std::make_shared<test::SessionBackend>(std::move(session));
         auto queue = Queue::open(config, {.reactor = self.reactor(),
                                           .offload = self.offload(),
-                                          .counters = owner->counters,
+                                          .metrics = owner->metrics,
                                           .device = kernel.device(),
                                           .backend = std::move(backend),
                                           .owner = owner,

@@ -19,6 +19,7 @@
 #include <ashlar/types.h>
 
 #include "base/assert.h"
+#include "core/live_metrics.h"
 #include "kernel/abi.h"
 
 namespace ashlar {
@@ -69,6 +70,7 @@ public:
     Request request;           // what the kernel asked for
     Request flush;             // what follows it when FUA is emulated
     std::byte* data;           // where the request's bytes are or go, if that is memory
+    LiveTimes::Begin begun{};  // where time is taken
     bool flush_after = false;  // FUA that the engine emulates
     bool registered = false;   // by a command of ours, to be undone before the commit
     bool held = false;         // not to be answered: the next server gets the request

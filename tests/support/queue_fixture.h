@@ -24,7 +24,8 @@ protected:
     Result<std::unique_ptr<Queue>> open(std::shared_ptr<Backend> backend) {
         return Queue::open(config, {.reactor = reactor,
                                     .offload = offload,
-                                    .counters = owner->counters,
+                                    .metrics = owner->metrics,
+                                    .observer = observer,
                                     .device = kernel.device(),
                                     .backend = std::move(backend),
                                     .owner = owner,
@@ -82,6 +83,7 @@ protected:
                        .ioctl_commands = true,
                        .capabilities = kEverything};
     std::uint16_t thread = 0;
+    Observer* observer = nullptr;
     FakeCharDevice kernel{3};
     FakeReactor reactor;
     OffloadPool offload;

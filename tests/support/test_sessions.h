@@ -28,9 +28,9 @@ public:
         ++closed;
         if (on_closed) on_closed();
     }
-    [[nodiscard]] QueueCounters counted() const noexcept {
-        QueueCounters sum;
-        counters.add_to(sum);
+    [[nodiscard]] QueueMetrics counted() const {
+        QueueMetrics sum;
+        metrics.add_to(sum);
         return sum;
     }
 
@@ -40,7 +40,7 @@ public:
     std::vector<std::uint32_t> homes;
     std::vector<Error> failures;
     std::function<void()> on_closed;
-    LiveCounters counters;  // lives as long as the owner, as a queue wants it
+    LiveMetrics metrics{true};  // lives as long as the owner, as a queue wants it
 };
 
 // Answers at once with what `answer` says; names the memory that `place` says.

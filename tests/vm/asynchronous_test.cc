@@ -161,7 +161,7 @@ TEST(Asynchronous, ASmallSubmissionQueueLosesNothing) {
         });
     }
     for (auto& writer : writers) writer.join();
-    EXPECT_EQ(device->counters().front().errors, 0U);
+    EXPECT_EQ(device->metrics().total().errors(), 0U);
 }
 
 // ---- Registration that fails -------------------------------------------------------------------
@@ -287,7 +287,7 @@ TEST(ZeroCopy, ABufferThatTheDriverCouldNotRegisterIsRegisteredByHand) {
         ASSERT_EQ(write_block(device->block_path(), content), 0);
         ASSERT_EQ(read_block(device->block_path(), content), 0);
     }
-    EXPECT_EQ(device->counters().front().errors, 0U);
+    EXPECT_EQ(device->metrics().total().errors(), 0U);
     EXPECT_GT(fallbacks, 0);
     EXPECT_TRUE(device->remove());
 }

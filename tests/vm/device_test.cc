@@ -132,7 +132,7 @@ TEST(Device, FlushReachesTheBackend) {
     EXPECT_NE(fdatasync(file.fd()), 0);
     EXPECT_EQ(errno, EIO);
     recorder->flush_error = 0;
-    EXPECT_EQ(device.counters().front().errors, 1U);
+    EXPECT_EQ(device.metrics().total().errors(), 1U);
 }
 
 // O_DIRECT with O_DSYNC is one write with FUA; the engine adds the flush that the backend lacks.
@@ -143,7 +143,8 @@ TEST(Device, FuaIsDurableWhenItCompletes) {
     EXPECT_EQ(write_block(device.block_path(), 'f', O_DIRECT | O_DSYNC), 0);
     EXPECT_FALSE(recorder->written_since_flush);
     // More than the kernel asked for: the others are the engine's.
-    EXPECT_GT(static_cast<std::uint64_t>(recorder->flushes), device.counters().front().flushes);
+    EXPECT_GT(static_cast<std::uint64_t>(recorder->flushes),
+              device.metrics().total()[Op::flush].count);
 }
 
 TEST(Device, ErrnoReachesTheCaller) {
@@ -287,7 +288,8 @@ void abandon_a_deaf_device(DeviceOptions options) {
     ASSERT_TRUE(device) << device.error().message();
     ASSERT_TRUE(device->start());
     std::thread writer([path = device->block_path()] { EXPECT_EQ(write_block(path, 'd'), EIO); });
-    while (device->counters().front().reads == 0 || read_block(device->block_path(), '\0') != 0) {
+    while (device->metrics().total()[Op::read].count == 0 ||
+           read_block(device->block_path(), '\0') != 0) {
         std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(100));

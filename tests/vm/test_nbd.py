@@ -151,6 +151,8 @@ class Reconnect(Served):
                 serve()
             output = load.communicate(timeout=180)[0]
             self.assertEqual(load.returncode, 0, output[-2000:])
+        backend = ashlar_json("stats", device["id"])["backend"]
+        self.assertGreaterEqual(backend["reconnects"], ROUNDS)
 
     def test_the_servers_faults(self):
         self.makes_io_fail = True

@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <ashlar/backends.h>
 
@@ -46,6 +47,11 @@ public:
         if (block_device_) return "block device " + std::to_string(about.st_rdev) + place;
         return "file " + std::to_string(about.st_dev) + ":" + std::to_string(about.st_ino) + place;
     }
+    [[nodiscard]] std::vector<BackendCounter> counters() const override {
+        return {{.name = "syncs",
+                 .value = syncs_.load(std::memory_order_relaxed),
+                 .what = "times that the file was synced: flushes that wait together share one"}};
+    }
     [[nodiscard]] Capabilities capabilities() const override { return capabilities_; }
     [[nodiscard]] DataAccess data_access() const noexcept override { return DataAccess::routes; }
     // The kernel lets one writer at a time into the page cache of a regular file: several threads
@@ -78,7 +84,8 @@ private:
     const bool block_device_;
     const std::uint32_t step_;
     const bool keeps_space_;
-    std::atomic<int> lost_{0};               // see GroupCommit
+    std::atomic<int> lost_{0};  // see GroupCommit
+    std::atomic<std::uint64_t> syncs_{0};
     std::atomic<bool> zeroes_ranges_{true};  // FALLOC_FL_ZERO_RANGE; until it is refused
 };
 
@@ -138,8 +145,10 @@ private:
 
     // fdatasync writes what is needed to read the data back: a new size and the map of blocks too.
     Task<> flush(Io& io) {
-        const int sync_fd = sync_fd_.get();
-        return commit_.flush(io, [sync_fd](Io& on) noexcept { return on.fdatasync(sync_fd); });
+        return commit_.flush(io, [this](Io& on) noexcept {
+            disk_.syncs_.fetch_add(1, std::memory_order_relaxed);
+            return on.fdatasync(sync_fd_.get());
+        });
     }
 
     Task<> discard(Io& io, const Request& request) {

@@ -184,6 +184,10 @@ TEST_P(FileTest, ServesReadsWritesAndFlushes) {
     EXPECT_EQ(disk.write(8192, 65536, 'w'), IoResult::bytes(65536));
     EXPECT_TRUE(disk.write(0, 4096, 'f', disk.backend->capabilities().fua).ok());
     EXPECT_TRUE(disk.flush().ok());
+    const auto counters = disk.backend->counters();
+    ASSERT_EQ(counters.size(), 1U);
+    EXPECT_EQ(counters[0].name, "syncs");
+    EXPECT_EQ(counters[0].value, 1U);
     EXPECT_TRUE(disk.holds(0, 4096, 'f'));
     EXPECT_TRUE(disk.holds(4096, 4096, 0));
     EXPECT_TRUE(disk.holds(8192, 65536, 'w'));

@@ -2,6 +2,7 @@
 #include <ashlar/nbd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <limits>
@@ -83,7 +84,14 @@ public:
           about_(first.about),
           geometry_(geometry),
           transfer_max_(transfer_max_of(about_, geometry)),
-          first_(std::move(first)) {}
+          first_(std::move(first)) {
+        options_.on_event = [this, told = std::move(options_.on_event)](const NbdEvent& event) {
+            if (event.kind == NbdEvent::Kind::back) {
+                reconnects_.fetch_add(1, std::memory_order_relaxed);
+            }
+            if (told) told(event);
+        };
+    }
 
     [[nodiscard]] std::string_view name() const noexcept override { return "nbd"; }
     [[nodiscard]] Geometry geometry() const override { return geometry_; }
@@ -104,6 +112,11 @@ public:
         return about_.several_connections ? 0 : 1;
     }
     [[nodiscard]] std::string identity() const override { return "nbd " + options_.uri; }
+    [[nodiscard]] std::vector<BackendCounter> counters() const override {
+        return {{.name = "reconnects",
+                 .value = reconnects_.load(std::memory_order_relaxed),
+                 .what = "times that a lost connection was replaced"}};
+    }
     [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override;
 
 private:
@@ -115,12 +128,13 @@ private:
         return std::exchange(first_, std::nullopt);
     }
 
-    const NbdOptions options_;
+    NbdOptions options_;
     const Export about_;
     const Geometry geometry_;
     const std::uint32_t transfer_max_;  // bytes of one read or write
     std::mutex mutex_;
     std::optional<Connection> first_;
+    std::atomic<std::uint64_t> reconnects_{0};
 };
 
 class NbdSession final : public Session {

@@ -82,6 +82,9 @@ public:
     [[nodiscard]] std::string_view name() const noexcept override { return "delay"; }
     [[nodiscard]] Geometry geometry() const override { return inner_->geometry(); }
     [[nodiscard]] std::string identity() const override { return inner_->identity(); }
+    [[nodiscard]] std::vector<BackendCounter> counters() const override {
+        return inner_->counters();
+    }
     [[nodiscard]] Capabilities capabilities() const override { return inner_->capabilities(); }
     [[nodiscard]] std::uint32_t copied_write_max() const noexcept override {
         return inner_->copied_write_max();

@@ -125,6 +125,9 @@ public:
     [[nodiscard]] std::string_view name() const noexcept override { return "fault"; }
     [[nodiscard]] Geometry geometry() const override { return geometry_; }
     [[nodiscard]] std::string identity() const override { return inner_->identity(); }
+    [[nodiscard]] std::vector<BackendCounter> counters() const override {
+        return inner_->counters();
+    }
     [[nodiscard]] Capabilities capabilities() const override {
         Capabilities can = inner_->capabilities();
         if (disk_.options.volatile_cache) {

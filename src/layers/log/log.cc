@@ -143,6 +143,9 @@ public:
     [[nodiscard]] std::string_view name() const noexcept override { return "log"; }
     [[nodiscard]] Geometry geometry() const override { return inner_->geometry(); }
     [[nodiscard]] std::string identity() const override { return inner_->identity(); }
+    [[nodiscard]] std::vector<BackendCounter> counters() const override {
+        return inner_->counters();
+    }
     [[nodiscard]] Capabilities capabilities() const override {
         // Flushes are what is recorded, also of a disk that has no need of them; there every write
         // is durable when it is answered.

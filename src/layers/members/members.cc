@@ -210,6 +210,21 @@ public:
         }
         return all;
     }
+    // Sums: of members that count the same.
+    [[nodiscard]] std::vector<BackendCounter> counters() const override {
+        std::vector<BackendCounter> sums;
+        for (const auto& member : members_) {
+            for (BackendCounter& one : member->counters()) {
+                const auto same = std::ranges::find(sums, one.name, &BackendCounter::name);
+                if (same != sums.end()) {
+                    same->value += one.value;
+                } else {
+                    sums.push_back(std::move(one));
+                }
+            }
+        }
+        return sums;
+    }
     [[nodiscard]] Capabilities capabilities() const override { return capabilities_; }
     [[nodiscard]] DataAccess data_access() const noexcept override {
         const bool all_route = std::ranges::all_of(members_, [](const auto& member) {

@@ -218,6 +218,19 @@ TEST_F(MembersTest, RoutesDataIfAllMembersDo) {
     EXPECT_EQ(stripe()->data_access(), DataAccess::sees);
 }
 
+TEST_F(MembersTest, CountsAreAddedUp) {
+    add_plain(2);
+    members[0]->counted = {{.name = "syncs", .value = 3, .what = "s"}};
+    members[1]->counted = {{.name = "syncs", .value = 4, .what = "s"},
+                           {.name = "reconnects", .value = 1, .what = "r"}};
+    const auto counters = stripe()->counters();
+    ASSERT_EQ(counters.size(), 2U);
+    EXPECT_EQ(counters[0].name, "syncs");
+    EXPECT_EQ(counters[0].value, 7U);
+    EXPECT_EQ(counters[1].name, "reconnects");
+    EXPECT_EQ(counters[1].value, 1U);
+}
+
 TEST_F(MembersTest, CopiesWritesIfAnyMemberWantsThat) {
     add_plain(2);
     EXPECT_EQ(stripe()->copied_write_max(), 0U);

@@ -31,6 +31,7 @@ public:
     [[nodiscard]] Capabilities capabilities() const override { return can; }
     [[nodiscard]] DataAccess data_access() const noexcept override { return access; }
     [[nodiscard]] std::uint32_t copied_write_max() const noexcept override { return copied; }
+    [[nodiscard]] std::vector<BackendCounter> counters() const override { return counted; }
     [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override {
         if (open_error != 0) {
             return std::unexpected(Error{.operation = "open member", .code = open_error});
@@ -49,6 +50,7 @@ public:
     Capabilities can;
     DataAccess access = DataAccess::sees;
     std::uint32_t copied = 0;
+    std::vector<BackendCounter> counted;
     int open_error = 0;
     bool parks = false;
     std::function<IoResult(const Request&)> answer;  // an error: the request does nothing
