@@ -19,6 +19,7 @@
 #include <thread>
 
 #include "base/fd.h"
+#include "cli/backend_table.h"
 #include "cli/bring_up.h"
 #include "cli/command.h"
 #include "cli/metrics_text.h"
@@ -112,16 +113,47 @@ Answer leave(const nlohmann::json& request, const ServerJob& job, Served& served
     return {.text = {{"left", true}}, .outcome = Outcome::left};
 }
 
-Answer answer(const nlohmann::json& request, const ServerJob& job, Served& served, const Log& log) {
+// What is said in `spec` of a size, after the disk has got another.
+void put_size(Spec& spec, std::uint64_t size) {
+    for (SpecOption& option : spec.options) {
+        if (option.key == "size" || option.key == "length") option.value = std::to_string(size);
+    }
+}
+
+Answer resize(const nlohmann::json& request, ServerJob& job, Served& served, const Log& log) {
+    Device& device = served.device;
+    const auto wanted = request.find("size");
+    if (wanted == request.end() || !wanted->is_number_unsigned()) {
+        return {.text = {{"error", "no size"}}};
+    }
+    const auto size = wanted->get<std::uint64_t>();
+    const auto done = device.resize(size);
+    // Whether or not all of it was done: the next server must find what there is.
+    if (auto state = read_state(device.info().id, device.info().identity)) {
+        state->size = served.backend->geometry().size;
+        put_size(job.spec, state->size);
+        state->backend = format_spec(spec_to_reopen(job.spec, grammar()));
+        if (auto written = write_state(*state); !written) {
+            log.write(Level::error, written.error().message());
+            if (done) return refuse(written.error());
+        }
+    }
+    if (!done) return refuse(done.error());
+    log.write(Level::info, fmt::format("resized to {} bytes", size));
+    return {.text = {{"size", size}}};
+}
+
+Answer answer(const nlohmann::json& request, ServerJob& job, Served& served, const Log& log) {
     const auto asked = request.is_object() ? request.find("request") : request.end();
     if (asked == request.end()) return {.text = {{"error", "no request"}}};
     if (*asked == "metrics") return {.text = metrics_to_json(served.device.metrics())};
     if (*asked == "info") return {.text = info_json(served.device, job.device, served.protections)};
+    if (*asked == "resize") return resize(request, job, served, log);
     if (*asked == "quiesce" || *asked == "stop") return leave(request, job, served, log);
     return {.text = {{"error", "unknown request"}}};
 }
 
-Outcome answer_client(const ServerJob& job, Served& served, const Log& log) {
+Outcome answer_client(ServerJob& job, Served& served, const Log& log) {
     const Fd client(accept4(served.listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!client.valid()) {
         // Out of descriptors or memory: the client stays in line, so do not ask again at once.
@@ -140,7 +172,7 @@ Outcome answer_client(const ServerJob& job, Served& served, const Log& log) {
 enum class End { signalled, stopped, left };
 
 // Answers questions until there is a reason to end.
-End serve_clients(const ServerJob& job, Served& served, const Log& log, int signals, int stopped) {
+End serve_clients(ServerJob& job, Served& served, const Log& log, int signals, int stopped) {
     std::array<pollfd, 3> fds = {
         {{signals, POLLIN, 0}, {stopped, POLLIN, 0}, {served.listener.get(), POLLIN, 0}}};
     while (true) {
@@ -202,8 +234,7 @@ int take_down(Device& device, const Log& log) {
     return kSuccess;
 }
 
-int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& log,
-                        const Ready& ready) {
+int serve_until_the_end(ServerJob& job, Served& served, int signals, Log& log, const Ready& ready) {
     Device& device = served.device;
     log.set_subject(fmt::format("ublk{}", device.info().id));
     log.write(Level::info, fmt::format("serving {} at {}", job.spec.type, device.block_path()));
@@ -239,7 +270,7 @@ int serve_until_the_end(const ServerJob& job, Served& served, int signals, Log& 
 
 }  // namespace
 
-int run_server(const ServerJob& job, Log log, const Ready& ready) {
+int run_server(ServerJob job, Log log, const Ready& ready) {
     auto signals = take_signals();
     auto served = signals ? bring_up(job, log) : Result<Served>(std::unexpected(signals.error()));
     if (!served) {

@@ -37,6 +37,6 @@ using Ready = std::function<bool(const Result<DeviceId>&)>;
 
 // Serves until the device is stopped, handed over, or SIGTERM or SIGINT arrives. Answers an exit
 // status.
-int run_server(const ServerJob& job, Log log, const Ready& ready);
+int run_server(ServerJob job, Log log, const Ready& ready);
 
 }  // namespace ashlar::cli

@@ -7,6 +7,7 @@
 // Capabilities follow from code: what a plain class does not define is not advertised.
 #pragma once
 
+#include <cerrno>
 #include <concepts>
 #include <cstdint>
 #include <memory>
@@ -86,6 +87,16 @@ public:
     // What tells this store from another one of the same size, and stays the same when it is opened
     // again: for a recovery to check. Empty: nothing does.
     [[nodiscard]] virtual std::string identity() const { return {}; }
+    // Makes the store that large; afterwards geometry() says so. Called one at a time, while
+    // requests are served; none beyond the smaller of both sizes, and none is under way there. What
+    // a larger store has more of reads as zeroes. Errors: EOPNOTSUPP (it cannot), EINVAL, ENOSPC,
+    // ENOMEM, ...
+    [[nodiscard]] virtual Result<void> resize(std::uint64_t size) {
+        static_cast<void>(size);
+        return std::unexpected(Error{.operation = "resize " + std::string(name()),
+                                     .code = EOPNOTSUPP,
+                                     .detail = "this backend cannot be resized"});
+    }
     // What it counts of its own, always the same names: they go with the device's metrics.
     [[nodiscard]] virtual std::vector<BackendCounter> counters() const { return {}; }
     // Called once per queue thread, on that thread. The session may refer to this backend. io is
@@ -136,6 +147,10 @@ concept HasLocate = requires(T& backend, Range range) {
 template <class T>
 concept HasReadOnly = requires(const T& backend) {
     { backend.read_only() } -> std::convertible_to<bool>;
+};
+template <class T>
+concept HasResize = requires(T& backend, std::uint64_t size) {
+    { backend.resize(size) } -> std::same_as<Result<void>>;
 };
 template <class T>
 concept HasIdentity = requires(const T& backend) {
@@ -216,6 +231,10 @@ public:
         if constexpr (HasIdentity<T>) return backend_->identity();
         return {};
     }
+    [[nodiscard]] Result<void> resize(std::uint64_t size) override {
+        if constexpr (HasResize<T>) return backend_->resize(size);
+        return Backend::resize(size);
+    }
     [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override {
         return std::make_unique<SyncSession<T>>(backend_);
     }
@@ -233,6 +252,7 @@ private:
 //   IoResult write_zeroes(Range, bool no_unmap);
 //   std::byte* locate(Range) noexcept;         where the bytes lie: saves a copy (Session::locate)
 //   Geometry geometry() const;                 block sizes and limits (size is taken from size())
+//   Result<void> resize(std::uint64_t size);   see Backend::resize
 //   bool read_only() const;   std::string_view name() const;   std::string identity() const;
 template <SyncBackend T>
 [[nodiscard]] std::shared_ptr<Backend> make_backend(T backend) {

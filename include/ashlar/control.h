@@ -91,6 +91,10 @@ public:
     [[nodiscard]] Result<void> set_params(DeviceId id, const Geometry& geometry,
                                           const Capabilities& capabilities, std::uint32_t io_max);
     [[nodiscard]] Result<DeviceParams> params(DeviceId id);
+    // The running block device has this many bytes from now on: a multiple of its logical block.
+    // Since 6.16. Errors: EOPNOTSUPP (not known, or the device was added without), ENODEV (not
+    // started).
+    [[nodiscard]] Result<void> update_size(DeviceId id, std::uint64_t size);
     // A new server announces itself, before it fetches. Errors: EBUSY (the last server has not let
     // go yet, or the device is live), EINVAL (no recovery: the device was added without).
     [[nodiscard]] Result<void> start_recovery(DeviceId id);

@@ -168,6 +168,11 @@ public:
     // Errors: EOPNOTSUPP (not with Recovery::none or fail; with Recovery::queue before 6.16, or
     // with batch commands; on shared threads), ETIMEDOUT as for stop().
     [[nodiscard]] Result<void> quiesce();
+    // serving: the disk and its store have this many bytes from now on, while requests go on. What
+    // is beyond the end of a smaller one is lost. Errors: EOPNOTSUPP (before 6.16, or the backend
+    // cannot), EINVAL, EBUSY (not serving), ENOSPC and others of the backend; ETIMEDOUT when
+    // requests beyond the new end did not end: then the disk is smaller, and the store is not.
+    [[nodiscard]] Result<void> resize(std::uint64_t size);
     // The device stays in the kernel as it is, for another server; this object has nothing to do
     // with it any more. Not while it serves.
     void detach();

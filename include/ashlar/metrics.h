@@ -15,24 +15,20 @@
 namespace ashlar {
 
 // How often values occurred, in buckets: each value up to 63 has its own, above that a power of two
-// has 32, so that a bucket is at most 1/32 of its values wide. Values of 2^40 and more (18 minutes
-// in nanoseconds) are counted as the largest.
+// has 32, so that a bucket is at most 1/32 of its values wide.
 class Histogram {
 public:
     static constexpr unsigned kPrecisionBits = 5;
-    static constexpr unsigned kValueBits = 40;
-    static constexpr std::size_t kBuckets = (kValueBits - kPrecisionBits + 1) << kPrecisionBits;
+    static constexpr std::size_t kBuckets = (64 - kPrecisionBits + 1) << kPrecisionBits;
 
     [[nodiscard]] static constexpr std::size_t bucket_of(std::uint64_t value) noexcept {
-        constexpr std::uint64_t limit = (std::uint64_t{1} << kValueBits) - 1;
-        if (value > limit) value = limit;
         constexpr std::uint64_t linear = (2U << kPrecisionBits) - 1;
         const auto bits =
             static_cast<unsigned>(__builtin_clzll(1) - __builtin_clzll(value | linear));
         const unsigned shift = bits - kPrecisionBits;
         return (std::size_t{shift} << kPrecisionBits) + (value >> shift);
     }
-    // The smallest value of a bucket; of kBuckets, the first that is in none.
+    // The smallest value of a bucket; of kBuckets 0, which is what follows the largest.
     [[nodiscard]] static constexpr std::uint64_t lower_bound(std::size_t bucket) noexcept {
         if (bucket < 2U << kPrecisionBits) return bucket;
         const std::size_t shift = (bucket >> kPrecisionBits) - 1;

@@ -179,7 +179,7 @@ Result<Choice> choose(const ChoiceRequest& request) {
         return std::unexpected(chosen.error());
     }
     DeviceChoices& choices = choice.choices;
-    choice.features = features_of(choices.data_path);
+    choice.features = features_of(choices.data_path) | (request.offered & abi::f_update_size);
     if (request.copies_writes && is_zero_copy(choices.data_path) &&
         has(request.offered, abi::f_user_copy)) {
         choice.features |= abi::f_user_copy;

@@ -21,7 +21,8 @@ struct QueueConfig {
     std::uint16_t first_tag = 0;  // this thread's part of it: first_tag, + tag_step, ...
     std::uint16_t tag_step = 1;
     std::uint32_t io_max = 0;
-    bool ioctl_commands = true;  // else the legacy opcodes of kernels before 6.4
+    std::uint64_t size = UINT64_MAX;  // bytes of the disk when the queue opens
+    bool ioctl_commands = true;       // else the legacy opcodes of kernels before 6.4
     DataPath data_path = DataPath::copy;
     CommandStyle commands = CommandStyle::per_io;
     DataAccess access = DataAccess::sees;

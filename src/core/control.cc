@@ -296,6 +296,13 @@ Result<void> Control::start(DeviceId id, std::int32_t pid) {
     return {};
 }
 
+Result<void> Control::update_size(DeviceId id, std::uint64_t size) {
+    auto answer = state_->run(
+        {.opcode = commands::update_size, .device = id, .data = size >> kernel::sector_shift});
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+}
+
 Result<void> Control::start_recovery(DeviceId id) {
     auto answer = state_->run({.opcode = commands::start_user_recovery, .device = id});
     if (!answer) return std::unexpected(answer.error());

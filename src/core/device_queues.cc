@@ -1,7 +1,9 @@
 #include "core/device_queues.h"
 
 #include <cerrno>
+#include <future>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "kernel/abi.h"
@@ -9,6 +11,10 @@
 namespace ashlar {
 
 using std::chrono::milliseconds;
+
+namespace {
+constexpr milliseconds kLookAgain{1};
+}  // namespace
 
 DeviceQueues::DeviceQueues(Serving serving)
     : serving_(std::move(serving)), has_left_(parts_of(serving_)) {
@@ -30,6 +36,7 @@ Result<void> DeviceQueues::open_part(QueueThread& on, std::uint32_t part,
         .first_tag = static_cast<std::uint16_t>(part % serving_.threads_per_queue),
         .tag_step = serving_.threads_per_queue,
         .io_max = info.io_max,
+        .size = serving_.size,
         .ioctl_commands = (info.features & kernel::abi::f_cmd_ioctl_encode) != 0,
         .data_path = serving_.choices.data_path,
         .commands = serving_.choices.commands,
@@ -176,6 +183,27 @@ void DeviceQueues::leave(Leaving how) {
     for (QueueThread* thread : threads_) {
         thread->post([id = serving_.info.id, how](QueueThread& self) { self.leave(id, how); });
     }
+}
+
+bool DeviceQueues::resize(std::uint64_t size, milliseconds bound) {
+    const auto deadline = std::chrono::steady_clock::now() + bound;
+    for (QueueThread* thread : threads_) {
+        for (;;) {
+            // Shared: a thread that answers after the bound must still find it.
+            auto beyond = std::make_shared<std::promise<bool>>();
+            auto answer = beyond->get_future();
+            const bool posted =
+                thread->post([id = serving_.info.id, size, beyond](QueueThread& on) {
+                    beyond->set_value(on.resize(id, size));
+                });
+            if (!posted) break;  // it has ended, and serves nothing
+            if (answer.wait_until(deadline) != std::future_status::ready) return false;
+            if (!answer.get()) break;
+            if (std::chrono::steady_clock::now() >= deadline) return false;
+            std::this_thread::sleep_for(kLookAgain);
+        }
+    }
+    return true;
 }
 
 void DeviceQueues::cancel_requests() {

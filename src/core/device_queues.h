@@ -26,6 +26,7 @@ struct Serving {
     Capabilities capabilities;
     std::uint16_t threads_per_queue = 1;
     std::shared_ptr<Backend> backend;
+    std::uint64_t size = UINT64_MAX;  // bytes
     bool measure = false;
     std::shared_ptr<Observer> observer{};
 };
@@ -59,6 +60,9 @@ public:
     // The device goes on with another server: see Queue::leave. The queues close; not allowed on
     // threads that serve other devices too, because they end.
     void leave(Leaving how);
+    // Tells every queue the disk's size and waits until none serves a request beyond it. False when
+    // the time is over.
+    [[nodiscard]] bool resize(std::uint64_t size, std::chrono::milliseconds bound);
     // Requests that wait for operations of Io get ECANCELED for them.
     void cancel_requests();
     // The queues fail, and their threads end.

@@ -49,6 +49,7 @@ Serving Device::State::serving() const {
             .capabilities = capabilities,
             .threads_per_queue = options.threads_per_queue,
             .backend = backend,
+            .size = geometry.size,
             .measure = options.measure,
             .observer = options.observer};
 }
@@ -349,6 +350,47 @@ Result<void> Device::State::remove() {
     const std::lock_guard lock(mutex);
     stage = DeviceStage::removed;
     return stopped;
+}
+
+// Grown, the store comes first; shrunk, last: there is never a disk beyond its store.
+Result<void> Device::State::resize(std::uint64_t size) {
+    if (auto possible = check_resize(size); !possible) return possible;
+    const std::uint64_t before = geometry.size;
+    if (size == before) return {};
+    const auto used = current_queues();
+    const auto tell_kernel = [&]() -> Result<void> {
+        auto told = control.update_size(info.id, size);
+        if (told) geometry.size = size;
+        return told;
+    };
+    if (size > before) {
+        if (auto grown = backend->resize(size); !grown) return grown;
+        static_cast<void>(used->resize(size, options.timeout));
+        return tell_kernel();
+    }
+    if (auto told = tell_kernel(); !told) return told;
+    if (!used->resize(size, options.timeout)) {
+        return std::unexpected(error("resize device", ETIMEDOUT,
+                                     "the disk is smaller, but the backend still works beyond "
+                                     "its end, so the store stays as large as it was",
+                                     "do it again"));
+    }
+    return backend->resize(size);
+}
+
+Result<void> Device::State::check_resize(std::uint64_t size) const {
+    if ((info.features & kernel::abi::f_update_size) == 0) {
+        return std::unexpected(error("resize device", EOPNOTSUPP,
+                                     "its driver cannot change a disk's size",
+                                     "that takes kernel 6.16; or add the device anew"));
+    }
+    Geometry wanted = geometry;
+    wanted.size = size;
+    if (auto valid = check_geometry(wanted); !valid) return valid;
+    const std::lock_guard lock(mutex);
+    if (stage == DeviceStage::serving) return {};
+    return std::unexpected(
+        error("resize device", EBUSY, "it is " + std::string(name(stage)), "start it first"));
 }
 
 void Device::State::detach() {

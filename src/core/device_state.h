@@ -49,6 +49,8 @@ struct Device::State {
     Result<void> check_quiesce() const;
     Result<void> send_no_more();
     Result<void> remove();
+    Result<void> resize(std::uint64_t size);
+    Result<void> check_resize(std::uint64_t size) const;
     void detach();
     Result<void> wait();
     Result<std::shared_ptr<CharDevice>> open_char_device();

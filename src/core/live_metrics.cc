@@ -20,6 +20,11 @@ void LiveTimes::add_to(QueueMetrics& sum) const {
     for (std::size_t op = 0; op < ops_.size(); ++op) {
         // Reading what was never written would take memory for it.
         if (sum.ops[op].count == 0) continue;
+        Histogram unwaited;
+        ops_[op].unwaited.add_to(unwaited);
+        sum.ops[op].latency.add(unwaited);
+        sum.ops[op].service.add(unwaited);
+        sum.ops[op].waiting.add(0, unwaited.count());
         ops_[op].latency.add_to(sum.ops[op].latency);
         ops_[op].waiting.add_to(sum.ops[op].waiting);
         ops_[op].service.add_to(sum.ops[op].service);

@@ -1,6 +1,7 @@
 // LiveMetrics: one part of a queue, as it is being counted.
 #pragma once
 
+#include <time.h>
 #include <array>
 #include <chrono>
 #include <cstdint>
@@ -61,23 +62,33 @@ public:
     }
     RequestTimes answered(const Request& request, const Begin& begun) noexcept {
         last_ = now();
+        const std::int64_t waiting = begun.started - begun.arrived;
+        const std::int64_t service = last_ - begun.started;
         OpTimes& op = ops_[static_cast<unsigned>(request.op)];
-        op.latency.add(static_cast<std::uint64_t>(last_ - begun.arrived));
-        op.waiting.add(static_cast<std::uint64_t>(begun.started - begun.arrived));
-        op.service.add(static_cast<std::uint64_t>(last_ - begun.started));
+        if (waiting == 0) {
+            op.unwaited.add(static_cast<std::uint64_t>(service));
+        } else {
+            op.latency.add(static_cast<std::uint64_t>(waiting + service));
+            op.waiting.add(static_cast<std::uint64_t>(waiting));
+            op.service.add(static_cast<std::uint64_t>(service));
+        }
         if (request.op != Op::flush) op.size.add(request.length);
-        return {.waiting = std::chrono::nanoseconds(begun.started - begun.arrived),
-                .service = std::chrono::nanoseconds(last_ - begun.started)};
+        return {.waiting = std::chrono::nanoseconds(waiting),
+                .service = std::chrono::nanoseconds(service)};
     }
     void add_to(QueueMetrics& sum) const;
 
 private:
     struct OpTimes {
-        LiveHistogram latency, waiting, service, size;
+        LiveHistogram unwaited;  // latency of the first of each round: all of it is service
+        LiveHistogram latency, waiting, service;  // of the others
+        LiveHistogram size;
     };
+    // As steady_clock, by a shorter way.
     static std::int64_t now() noexcept {
-        return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch())
-            .count();
+        timespec time;
+        clock_gettime(CLOCK_MONOTONIC, &time);
+        return time.tv_sec * 1'000'000'000 + time.tv_nsec;
     }
 
     std::uint64_t round_;

@@ -79,7 +79,7 @@ std::uint64_t Histogram::quantile(double q) const noexcept {
 
 std::uint64_t Histogram::count_below(std::uint64_t bound) const noexcept {
     if (buckets_.empty()) return 0;
-    const std::size_t end = bound >> kValueBits != 0 ? kBuckets : bucket_of(bound);
+    const std::size_t end = bucket_of(bound);
     std::uint64_t seen = 0;
     for (std::size_t bucket = 0; bucket < end; ++bucket) seen += buckets_[bucket];
     return seen;

@@ -163,6 +163,15 @@ void Queue::make_tags() {
     }
 }
 
+bool Queue::resize(std::uint64_t size) noexcept {
+    size_ = size;
+    return std::ranges::any_of(tags_, [size](const Tag& tag) {
+        const bool serves =
+            tag.state() == TagState::serving || tag.state() == TagState::registering;
+        return serves && tag.request.offset + tag.request.length > size;
+    });
+}
+
 void Queue::fetch_all() noexcept {
     tags_home_ = 0;
     commands_->fetch_all();
@@ -288,6 +297,9 @@ int Queue::refusal(const Request& request) const noexcept {
     const Capabilities& can = config_.capabilities;
     const bool writes = request.op != Op::read && request.op != Op::flush;
     if (can.read_only && writes) return EROFS;
+    // The disk has become smaller since it was sent.
+    if (request.length > size_ || request.offset > size_ - request.length) [[unlikely]]
+        return EIO;
     switch (request.op) {
         case Op::read:
         case Op::write: return request.length > config_.io_max ? EINVAL : 0;

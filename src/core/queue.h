@@ -81,6 +81,9 @@ public:
     [[nodiscard]] bool home() const noexcept {
         return tags_home_ == tags_.size() && session_scope_.idle();
     }
+    // The disk has this many bytes from now on. Answers whether requests are in service that reach
+    // beyond; there will be no more of them.
+    [[nodiscard]] bool resize(std::uint64_t size) noexcept;
     // Asks it to end although the device goes on. It tells the owner, once, when it has left.
     void leave(Leaving how) noexcept;
     // The thread cannot go on: tells the owner, unless the queue has left.
@@ -148,6 +151,7 @@ private:
     void session_idle() noexcept;
 
     const QueueConfig config_;
+    std::uint64_t size_ = config_.size;
     QueueSurroundings with_;
     FileSlot file_ = 0;
     bool file_registered_ = false;

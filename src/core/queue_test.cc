@@ -484,6 +484,32 @@ TEST_F(QueueTest, AThreadThatCannotGoOnSaysSoOnce) {
     EXPECT_EQ(owner->failures[0].operation, "queue 0: wait for requests");
 }
 
+// ---- The disk's size ---------------------------------------------------------------------------
+
+TEST_F(QueueTest, NothingBeyondTheDiskReachesTheSession) {
+    config.size = 8192;
+    auto& session = start();
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 8, 8)), 4096);
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 9, 8)), -EIO);
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_write, UINT64_MAX >> 9, 8)), -EIO);
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_discard, 16, 8)), -EIO);
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_flush)), 0);
+    EXPECT_FALSE(queue->resize(12288));
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 9, 8)), 4096);
+    EXPECT_EQ(session.requests.size(), 3U);
+}
+
+TEST_F(QueueTest, TellsWhatIsInServiceBeyondASmallerEnd) {
+    auto& session = start<test::ParkingSession>();
+    ASSERT_TRUE(deliver(0, make_descriptor(abi::io_op_read, 0, 8)));
+    ASSERT_TRUE(deliver(1, make_descriptor(abi::io_op_write, 8, 8)));
+    EXPECT_FALSE(queue->resize(8192));
+    EXPECT_TRUE(queue->resize(4096));
+    ASSERT_TRUE(session.resume(1, IoResult::bytes(4096)));
+    EXPECT_FALSE(queue->resize(4096));
+    ASSERT_TRUE(session.resume(0, IoResult::bytes(4096)));
+}
+
 // ---- Counters ----------------------------------------------------------------------------------
 
 TEST_F(QueueTest, CountsWhatItServes) {

@@ -136,6 +136,14 @@ void QueueThread::leave(DeviceId device, Leaving how) noexcept {
     }
 }
 
+bool QueueThread::resize(DeviceId device, std::uint64_t size) noexcept {
+    bool beyond = false;
+    for (auto& queue : queues_) {
+        if (queue->config().device == device) beyond |= queue->resize(size);
+    }
+    return beyond;
+}
+
 void QueueThread::pin_to(const std::vector<int>& cpus) noexcept {
     cpu_set_t set;
     CPU_ZERO(&set);

@@ -50,6 +50,8 @@ public:
     // Of the device's queues on this thread: requests that wait for operations of Io fail.
     void cancel_requests(DeviceId device) noexcept;
     void leave(DeviceId device, Leaving how) noexcept;
+    // See Queue::resize.
+    [[nodiscard]] bool resize(DeviceId device, std::uint64_t size) noexcept;
     static void pin_to(const std::vector<int>& cpus) noexcept;
     static void set_nice(int nice) noexcept;
 

@@ -36,10 +36,17 @@ public:
           block_device_(opened.underneath.block_device),
           // Direct I/O goes on from whole blocks only, the page cache from anywhere.
           step_(opened.underneath.direct ? opened.logical_block : 1),
-          keeps_space_(preallocated) {}
+          keeps_space_(preallocated),
+          ends_with_file_(opened.window.offset + opened.window.length == opened.underneath.size),
+          size_(geometry_.size) {}
 
     [[nodiscard]] std::string_view name() const noexcept override { return "file"; }
-    [[nodiscard]] Geometry geometry() const override { return geometry_; }
+    [[nodiscard]] Geometry geometry() const override {
+        Geometry now = geometry_;
+        now.size = size_.load(std::memory_order_relaxed);
+        return now;
+    }
+    [[nodiscard]] Result<void> resize(std::uint64_t size) override;
     [[nodiscard]] std::string identity() const override {
         struct stat about{};
         if (fstat(fd_.get(), &about) != 0) return {};
@@ -79,15 +86,53 @@ private:
 
     const Fd fd_;
     const std::uint64_t start_;  // of the disk in the file
-    const Geometry geometry_;
+    const Geometry geometry_;    // but its size
     const Capabilities capabilities_;
     const bool block_device_;
     const std::uint32_t step_;
     const bool keeps_space_;
+    const bool ends_with_file_;  // so a regular file grows and shrinks with the disk
+    std::atomic<std::uint64_t> size_;
     std::atomic<int> lost_{0};  // see GroupCommit
     std::atomic<std::uint64_t> syncs_{0};
     std::atomic<bool> zeroes_ranges_{true};  // FALLOC_FL_ZERO_RANGE; until it is refused
 };
+
+Result<void> File::resize(std::uint64_t size) {
+    const auto failed = [](int code, std::string detail, std::string hint = {}) {
+        return std::unexpected(Error{.operation = "resize file backend",
+                                     .code = code,
+                                     .detail = std::move(detail),
+                                     .hint = std::move(hint)});
+    };
+    if (capabilities_.read_only) return failed(EROFS, "the disk is read-only");
+    const std::uint64_t before = size_.load(std::memory_order_relaxed);
+    const auto end = static_cast<off_t>(start_ + size);
+    if (!block_device_ && ends_with_file_) {
+        if (ftruncate(fd_.get(), end) != 0) return failed(errno, "its file cannot get that size");
+        if (keeps_space_ && size > before &&
+            fallocate(fd_.get(), 0, static_cast<off_t>(start_ + before),
+                      static_cast<off_t>(size - before)) != 0) {
+            const int code = errno;
+            static_cast<void>(ftruncate(fd_.get(), static_cast<off_t>(start_ + before)) == 0);
+            return failed(code, "there is no space for it");
+        }
+    } else {
+        // What is there has a size of its own, which the disk must stay within.
+        const off_t most = lseek(fd_.get(), 0, SEEK_END);
+        if (most < 0) return failed(errno, "its size cannot be told");
+        if (end > most) {
+            return failed(ENOSPC,
+                          "what it lies in has " + std::to_string(most) +
+                              " bytes, the disk would "
+                              "end at " +
+                              std::to_string(end),
+                          "make that larger first");
+        }
+    }
+    size_.store(size, std::memory_order_relaxed);
+    return {};
+}
 
 class FileSession final : public Session {
 public:

@@ -179,6 +179,28 @@ TEST_P(FileTest, ConformsWithItsSpaceTakenInAdvance) {
         "");
 }
 
+TEST_P(FileTest, GrowsAndShrinksWithItsFile) {
+    Disk disk(options());
+    ASSERT_TRUE(disk.backend->resize(2 * kSize));
+    EXPECT_EQ(disk.backend->geometry().size, 2 * kSize);
+    EXPECT_EQ(disk.write(2 * kSize - 4096, 4096, 'g'), IoResult::bytes(4096));
+    ASSERT_TRUE(disk.backend->resize(kSize));
+    ASSERT_TRUE(disk.backend->resize(2 * kSize));
+    EXPECT_TRUE(disk.holds(2 * kSize - 4096, 4096, 0));
+}
+
+TEST_P(FileTest, APartOfAFileStaysWithinIt) {
+    FileOptions part = options();
+    part.offset = 4096;
+    part.length = 8192;
+    Disk disk(part);
+    ASSERT_TRUE(disk.backend->resize(kSize - 4096));
+    const auto refused = disk.backend->resize(kSize);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ENOSPC);
+    EXPECT_EQ(disk.backend->geometry().size, kSize - 4096);
+}
+
 TEST_P(FileTest, ServesReadsWritesAndFlushes) {
     Disk disk(options());
     EXPECT_EQ(disk.write(8192, 65536, 'w'), IoResult::bytes(65536));

@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -14,39 +16,67 @@
 #include <ashlar/backends.h>
 
 #include "base/fd.h"
+#include "base/units.h"
 
 namespace ashlar {
 namespace {
 
+constexpr std::uint64_t kHugePage = 2 << 20;
+
+Error open_error(int code, std::string detail = {}, std::string hint = {}) {
+    return Error{.operation = "open memory backend",
+                 .code = code,
+                 .detail = std::move(detail),
+                 .hint = std::move(hint)};
+}
+
+// Address space that a disk lies in and can grow in: what queues know of it never moves.
+struct Space {
+    std::byte* start = nullptr;
+    std::uint64_t size = 0;
+    Mapping mapping{};  // all of it, and what aligns its start
+};
+
 class Memory {
 public:
-    Memory(const Geometry& geometry, std::byte* bytes, std::string identity)
-        : geometry_(geometry),
-          bytes_(bytes),
+    // bytes of the disk are mapped at the start of the space, from file if there is one.
+    Memory(const MemoryOptions& options, Space space, Fd file, std::string identity)
+        : geometry_(options.geometry),
+          size_(options.geometry.size),
+          space_(std::move(space)),
+          hugepages_(options.hugepages),
+          file_(std::move(file)),
           identity_(std::move(identity)),
           page_(static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE))) {}
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
-    ~Memory() { munmap(bytes_, geometry_.size); }
+    ~Memory() = default;
 
     [[nodiscard]] static std::string_view name() { return "memory"; }
-    [[nodiscard]] std::uint64_t size() const { return geometry_.size; }
-    [[nodiscard]] Geometry geometry() const { return geometry_; }
+    [[nodiscard]] std::uint64_t size() const { return size_.load(std::memory_order_relaxed); }
+    [[nodiscard]] Geometry geometry() const {
+        Geometry now = geometry_;
+        now.size = size();
+        return now;
+    }
+    // Maps the disk's bytes from `from` on, up to a size that begins a page or is the disk's.
+    [[nodiscard]] Result<void> map(std::uint64_t from, std::uint64_t to);
+    [[nodiscard]] Result<void> resize(std::uint64_t size);
     [[nodiscard]] const std::string& identity() const { return identity_; }
 
     IoResult read(std::uint64_t offset, std::span<std::byte> into) {
-        std::memcpy(into.data(), bytes_ + offset, into.size());
+        std::memcpy(into.data(), space_.start + offset, into.size());
         return {};
     }
     IoResult write(std::uint64_t offset, std::span<const std::byte> from) {
-        std::memcpy(bytes_ + offset, from.data(), from.size());
+        std::memcpy(space_.start + offset, from.data(), from.size());
         return {};
     }
-    std::byte* locate(Range range) noexcept { return bytes_ + range.offset; }
+    std::byte* locate(Range range) noexcept { return space_.start + range.offset; }
     IoResult discard(Range range) { return release(range); }
     IoResult write_zeroes(Range range, bool no_unmap) {
         if (!no_unmap) return release(range);
-        std::memset(bytes_ + range.offset, 0, range.length);
+        std::memset(space_.start + range.offset, 0, range.length);
         return {};
     }
 
@@ -57,35 +87,32 @@ private:
         const std::uint64_t first = (range.offset + page_ - 1) / page_ * page_;
         const std::uint64_t last = end / page_ * page_;
         if (first >= last) {
-            std::memset(bytes_ + range.offset, 0, range.length);
+            std::memset(space_.start + range.offset, 0, range.length);
             return {};
         }
-        std::memset(bytes_ + range.offset, 0, first - range.offset);
-        std::memset(bytes_ + last, 0, end - last);
+        std::memset(space_.start + range.offset, 0, first - range.offset);
+        std::memset(space_.start + last, 0, end - last);
         // Of a shared mapping the file itself must let go.
         const int advice = identity_.empty() ? MADV_DONTNEED : MADV_REMOVE;
-        if (madvise(bytes_ + first, last - first, advice) != 0) {
+        if (madvise(space_.start + first, last - first, advice) != 0) {
             return IoResult::from_errno(errno);
         }
         return {};
     }
 
-    const Geometry geometry_;
-    std::byte* const bytes_;
+    const Geometry geometry_;  // but its size
+    std::atomic<std::uint64_t> size_;
+    const Space space_;
+    const bool hugepages_;
+    const Fd file_;               // kept to grow it; none: memory of no file
     const std::string identity_;  // empty without a file
     const std::uint64_t page_;
 };
 
-Error open_error(int code, std::string detail = {}, std::string hint = {}) {
-    return Error{.operation = "open memory backend",
-                 .code = code,
-                 .detail = std::move(detail),
-                 .hint = std::move(hint)};
-}
-
 struct MemoryFile {
     Fd fd;
     std::string identity;
+    std::uint64_t page = 0;  // bytes: what can be mapped
 };
 
 Result<MemoryFile> open_memory_file(const std::string& path, std::uint64_t size) {
@@ -107,14 +134,100 @@ Result<MemoryFile> open_memory_file(const std::string& path, std::uint64_t size)
         return std::unexpected(open_error(errno, path));
     }
     if (about.st_size != 0 && about.st_size != wanted) {
-        return std::unexpected(open_error(
-            EINVAL, path + " has " + std::to_string(about.st_size) + " bytes, the disk " +
-                        std::to_string(size),
-            "give the disk the file's size, or remove the file"));
+        return std::unexpected(open_error(EINVAL,
+                                          path + " has " + std::to_string(about.st_size) +
+                                              " bytes, the disk " + std::to_string(size),
+                                          "give the disk the file's size, or remove the file"));
     }
     std::string identity =
         "memory " + std::to_string(about.st_dev) + ":" + std::to_string(about.st_ino);
-    return MemoryFile{.fd = std::move(fd), .identity = std::move(identity)};
+    return MemoryFile{.fd = std::move(fd),
+                      .identity = std::move(identity),
+                      .page = static_cast<std::uint64_t>(system.f_bsize)};
+}
+
+// A page's worth at least: what is not there cannot be mapped.
+Result<void> Memory::map(std::uint64_t from, std::uint64_t to) {
+    const std::uint64_t start = from / page_ * page_;
+    const std::uint64_t bytes = to - start;
+    const int kind = file_.valid() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+    void* mapped = mmap(space_.start + start, bytes, PROT_READ | PROT_WRITE,
+                        kind | MAP_NORESERVE | MAP_FIXED, file_.get(), static_cast<off_t>(start));
+    if (mapped == MAP_FAILED) {
+        return std::unexpected(open_error(errno,
+                                          "no address space for " + std::to_string(to) + " bytes",
+                                          "ask for a smaller size"));
+    }
+    // A process may lock all that it maps; of locked memory nothing can be given back.
+    static_cast<void>(munlock(mapped, bytes));
+    // A fork would copy the page tables of the whole disk, and share its pages until written.
+    static_cast<void>(madvise(mapped, bytes, MADV_DONTFORK));
+    // A core file shall not hold the disk.
+    static_cast<void>(madvise(mapped, bytes, MADV_DONTDUMP));
+    if (hugepages_ && madvise(mapped, bytes, MADV_HUGEPAGE) != 0) {
+        return std::unexpected(
+            open_error(errno, "this kernel has no transparent huge pages", "leave hugepages off"));
+    }
+    if (!hugepages_) {
+        // Whatever the system's default is: sparse to the page. EINVAL: no huge pages to avoid.
+        static_cast<void>(madvise(mapped, bytes, MADV_NOHUGEPAGE));
+    }
+    return {};
+}
+
+Result<void> Memory::resize(std::uint64_t size) {
+    const std::uint64_t before = size_.load(std::memory_order_relaxed);
+    const auto failed = [](int code, std::string detail, std::string hint = {}) {
+        return std::unexpected(Error{.operation = "resize memory backend",
+                                     .code = code,
+                                     .detail = std::move(detail),
+                                     .hint = std::move(hint)});
+    };
+    if (size > space_.size) {
+        return failed(ENOMEM,
+                      "it has address space for " + std::to_string(space_.size) + " bytes only",
+                      "make a new disk of that size and copy this one");
+    }
+    // What is beyond the end reads as zeroes when it is there again.
+    if (size < before) {
+        if (const IoResult gone = release({.offset = size, .length = before - size}); !gone.ok()) {
+            return failed(gone.error(), "its memory cannot be given back");
+        }
+    }
+    if (file_.valid() && ftruncate(file_.get(), static_cast<off_t>(size)) != 0) {
+        return failed(errno, "its file cannot be made that large");
+    }
+    // Pages that are mapped already stay as they are: they are in use.
+    const std::uint64_t mapped = (before + page_ - 1) / page_ * page_;
+    if (size > mapped) {
+        if (auto grown = map(mapped, size); !grown) {
+            return failed(grown.error().code, grown.error().detail);
+        }
+    }
+    size_.store(size, std::memory_order_relaxed);
+    return {};
+}
+
+// As much as a disk may come to have, or what there is; it costs nothing until it is used.
+// alignment: of its start, a power of two; huge pages need theirs.
+Result<Space> reserve(std::uint64_t size, std::uint64_t alignment) {
+    constexpr std::uint64_t least = std::uint64_t{64} << 30;
+    for (const std::uint64_t times : {16U, 4U, 1U}) {
+        if (size > UINT64_MAX / 32) break;
+        const std::uint64_t bytes = times == 1 ? size : std::max(size * times, least);
+        void* found = mmap(nullptr, bytes + alignment, PROT_NONE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (found == MAP_FAILED) continue;
+        static_cast<void>(madvise(found, bytes + alignment, MADV_DONTFORK));
+        const auto address = reinterpret_cast<std::uintptr_t>(found);
+        const std::uint64_t skipped = round_up<std::uintptr_t>(address, alignment) - address;
+        return Space{.start = static_cast<std::byte*>(found) + skipped,
+                     .size = bytes,
+                     .mapping = Mapping(found, bytes + alignment)};
+    }
+    return std::unexpected(open_error(ENOMEM,
+                                      "no address space for " + std::to_string(size) + " bytes",
+                                      "ask for a smaller size"));
 }
 
 }  // namespace
@@ -130,30 +243,12 @@ Result<std::shared_ptr<Backend>> open_memory(const MemoryOptions& options) {
         if (!opened) return std::unexpected(opened.error());
         file = std::move(*opened);
     }
-    const int kind = file.fd.valid() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-    void* bytes =
-        mmap(nullptr, size, PROT_READ | PROT_WRITE, kind | MAP_NORESERVE, file.fd.get(), 0);
-    if (bytes == MAP_FAILED) {
-        return std::unexpected(open_error(errno,
-                                          "no address space for " + std::to_string(size) + " bytes",
-                                          "ask for a smaller size"));
-    }
-    // A fork would copy the page tables of the whole disk, and share its pages until written.
-    static_cast<void>(madvise(bytes, size, MADV_DONTFORK));
-    // A core file shall not hold the disk.
-    static_cast<void>(madvise(bytes, size, MADV_DONTDUMP));
-    if (options.hugepages && madvise(bytes, size, MADV_HUGEPAGE) != 0) {
-        const int code = errno;
-        munmap(bytes, size);
-        return std::unexpected(open_error(code, "this kernel has no transparent huge pages",
-                                          "leave hugepages off"));
-    }
-    if (!options.hugepages) {
-        // Whatever the system's default is: sparse to the page. EINVAL: no huge pages to avoid.
-        static_cast<void>(madvise(bytes, size, MADV_NOHUGEPAGE));
-    }
-    return make_backend(std::make_shared<Memory>(options.geometry, static_cast<std::byte*>(bytes),
-                                                 std::move(file.identity)));
+    auto space = reserve(size, std::max(kHugePage, file.page));
+    if (!space) return std::unexpected(space.error());
+    auto memory = std::make_shared<Memory>(options, std::move(*space), std::move(file.fd),
+                                           std::move(file.identity));
+    if (auto mapped = memory->map(0, size); !mapped) return std::unexpected(mapped.error());
+    return make_backend(std::move(memory));
 }
 
 }  // namespace ashlar

@@ -1,3 +1,6 @@
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <cerrno>
 #include <cstring>
 #include <vector>
@@ -6,6 +9,7 @@
 
 #include <ashlar/backends.h>
 
+#include "base/fd.h"
 #include "conformance/backend_conformance.h"
 #include "support/ring_runner.h"
 
@@ -86,6 +90,45 @@ TEST_F(MemoryTest, DiscardedBytesReadAsZeroes) {
         const bool hole = i >= 512 && i < 512 + 4 * 4096;
         ASSERT_EQ(now[i], hole ? std::byte{0} : std::byte{0x77}) << i;
     }
+}
+
+TEST_F(MemoryTest, GrowsInPlaceAndForgetsWhatIsCutOff) {
+    std::byte* const before = session->locate({.offset = 0, .length = 512});
+    ASSERT_TRUE(backend->resize(3 * kSize + 512));
+    EXPECT_EQ(backend->geometry().size, 3 * kSize + 512);
+    EXPECT_EQ(session->locate({.offset = 0, .length = 512}), before);
+    std::vector<std::byte> data(512, std::byte{7});
+    ASSERT_TRUE(serve(Op::write, 3 * kSize, 512, data.data()).ok());
+    ASSERT_TRUE(serve(Op::write, kSize + 512, 512, data.data()).ok());
+    EXPECT_EQ(read(3 * kSize, 512), data);
+    ASSERT_TRUE(backend->resize(kSize + 512));
+    ASSERT_TRUE(backend->resize(4 * kSize));
+    EXPECT_EQ(read(3 * kSize, 512), std::vector<std::byte>(512));
+    EXPECT_EQ(read(kSize + 512, 512), std::vector<std::byte>(512)) << "in the same page";
+}
+
+TEST_F(MemoryTest, DoesNotGrowBeyondItsAddressSpace) {
+    const auto refused = backend->resize(std::uint64_t{1} << 50);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ENOMEM);
+    EXPECT_EQ(backend->geometry().size, kSize);
+}
+
+TEST(Memory, AFileGrowsAndShrinksWithIt) {
+    char path[] = "/dev/shm/ashlar-resize-XXXXXX";
+    const Fd file(mkstemp(path));
+    ASSERT_TRUE(file.valid());
+    {
+        const auto backend = open_memory({.geometry = {.size = 8192}, .file = path}).value();
+        struct stat about{};
+        for (const std::uint64_t size : {1 << 20, 4096, 12288}) {
+            ASSERT_TRUE(backend->resize(size));
+            ASSERT_EQ(fstat(file.get(), &about), 0);
+            EXPECT_EQ(static_cast<std::uint64_t>(about.st_size), size);
+        }
+    }
+    EXPECT_TRUE(open_memory({.geometry = {.size = 12288}, .file = path}));
+    unlink(path);
 }
 
 TEST_F(MemoryTest, SessionsSeeTheSameDisk) {

@@ -86,6 +86,7 @@ public:
         return inner_->counters();
     }
     [[nodiscard]] Capabilities capabilities() const override { return inner_->capabilities(); }
+    [[nodiscard]] Result<void> resize(std::uint64_t size) override { return inner_->resize(size); }
     [[nodiscard]] std::uint32_t copied_write_max() const noexcept override {
         return inner_->copied_write_max();
     }
