@@ -373,6 +373,19 @@ void serve_by_program(Spec& spec, const std::string& socket) {
     find_entry(kBackends, spec.type).serve(spec, socket);
 }
 
+bool is_memory_of_its_own(const Spec& spec) {
+    return spec.type == "mem" &&
+           std::ranges::find(spec.options, "memory-file", &SpecOption::key) == spec.options.end();
+}
+
+bool has_memory_of_its_own(const Spec& spec) {
+    return is_memory_of_its_own(spec) || std::ranges::any_of(spec.members, has_memory_of_its_own);
+}
+
+bool has_program_of_its_own(const Spec& spec) {
+    return !program_of(spec).empty() || std::ranges::any_of(spec.members, has_program_of_its_own);
+}
+
 Grammar grammar() {
     Grammar grammar;
     for (const BackendEntry& one : kBackends) grammar.backends.push_back(&one.info);
@@ -391,9 +404,10 @@ Parsed<OpenBackend> prepare(const Spec& spec, Written written) {
     if (backend.info.argument == Argument::members && members.size() < 2) {
         return std::unexpected(fmt::format("{} needs two members or more", spec.type));
     }
-    const bool as_options = written == Written::as_options;
-    auto open =
-        prepare_one(backend, spec, as_options ? "--" : spec.type + ": ", std::move(members));
+    std::string label = spec.type + ": ";
+    if (written == Written::as_options) label = "--";
+    if (written == Written::as_keys) label = "";
+    auto open = prepare_one(backend, spec, std::move(label), std::move(members));
     for (const Spec& layer : spec.layers) {
         if (!open) return open;
         std::vector<OpenBackend> below;

@@ -38,11 +38,19 @@ struct BackendEntry {
 // It has been started, and serves by NBD on this socket.
 void serve_by_program(Spec& spec, const std::string& socket);
 
+// Of its own: a disk in memory that goes with its server and is in no file.
+[[nodiscard]] bool is_memory_of_its_own(const Spec& spec);
+// Whether it, or a member of it, is such a disk.
+[[nodiscard]] bool has_memory_of_its_own(const Spec& spec);
+// Whether it has a program that is to be started.
+[[nodiscard]] bool has_program_of_its_own(const Spec& spec);
+
 // What specs may name.
 [[nodiscard]] Grammar grammar();
 
-// How its own options were written: "--size 1G" in a command, or "size=1G" in a spec.
-enum class Written { as_options, as_spec };
+// How its own options were written: "--size 1G" in a command, "size=1G" in a spec, or in a file
+// size = "1G".
+enum class Written { as_options, as_spec, as_keys };
 
 // What opens a backend with its members and its layers. Requires a spec of the grammar's types.
 [[nodiscard]] Parsed<OpenBackend> prepare(const Spec& spec, Written written);

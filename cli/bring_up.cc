@@ -110,7 +110,10 @@ Result<void> publish(const ServerJob& job, const Device& device, const Backend& 
                         .program = own_program(),
                         .supervisor = job.supervisor,
                         .supervisor_start = job.supervisor_start,
-                        .recoveries = job.recovered ? job.recovered->recoveries + 1 : 0});
+                        .recoveries = job.recovered ? job.recovered->recoveries + 1 : 0,
+                        .declared_in = job.declared_in,
+                        .declared_as = job.declared_as,
+                        .shared = job.shared});
 }
 
 Result<Fd> start(const ServerJob& job, Device& device, const Backend& backend) {
@@ -118,12 +121,14 @@ Result<Fd> start(const ServerJob& job, Device& device, const Backend& backend) {
     auto listener = claim_socket(id, !job.recovered);
     if (!listener) return listener;
     // Of a device that is recovered it is said beforehand: a server that cannot say that it serves
-    // must leave the device as it was.
+    // must leave the device as it was. Of one among many too: the next `ashlar serve` finds by it
+    // what a killed one had begun.
+    const bool beforehand = job.recovered || job.shared;
     Result<void> step;
-    if (job.recovered) step = publish(job, device, backend);
+    if (beforehand) step = publish(job, device, backend);
     if (step) step = device.start();
     if (step) step = await_node(id, device.block_path());
-    if (step && !job.recovered) step = publish(job, device, backend);
+    if (step && !beforehand) step = publish(job, device, backend);
     if (!step) return std::unexpected(step.error());
     return listener;
 }
@@ -138,11 +143,16 @@ Result<Served> bring_up(const ServerJob& job, const Log& log) {
         [log](Level level, const std::string& message) { log.write(level, message); });
     if (!backend) return std::unexpected(backend.error());
     protections.after_backend();
-    auto device = make_device(job, *backend);
+    return bring_up_backend(job, std::move(*backend), std::move(protections));
+}
+
+Result<Served> bring_up_backend(const ServerJob& job, std::shared_ptr<Backend> backend,
+                                Protections protections) {
+    auto device = make_device(job, backend);
     if (!device) return std::unexpected(device.error());
-    auto listener = start(job, *device, **backend);
+    auto listener = start(job, *device, *backend);
     if (listener) {
-        return Served{.backend = std::move(*backend),
+        return Served{.backend = std::move(backend),
                       .device = std::move(*device),
                       .listener = std::move(*listener),
                       .protections = std::move(protections)};

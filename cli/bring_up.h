@@ -18,5 +18,10 @@ struct Served {
 
 // On failure a new device is gone again, and a recovered one waits as before.
 [[nodiscard]] Result<Served> bring_up(const ServerJob& job, const Log& log);
+// The same with a backend that is open, in a process that has its protections and the directory of
+// states. Thread: any, several at once.
+[[nodiscard]] Result<Served> bring_up_backend(const ServerJob& job,
+                                              std::shared_ptr<Backend> backend,
+                                              Protections protections);
 
 }  // namespace ashlar::cli

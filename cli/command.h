@@ -46,5 +46,6 @@ void features_command(CLI::App& app, Action& action);
 void doctor_command(CLI::App& app, Action& action);
 void replay_command(CLI::App& app, Action& action);
 void nbd_command(CLI::App& app, Action& action);
+void serve_command(CLI::App& app, Action& action);
 
 }  // namespace ashlar::cli

@@ -76,6 +76,10 @@ int del_device(Control& control, DeviceId id, const DelOptions& options) {
         return fail(explain(removed.error(), *info, server));
     }
     if (!state) return kSuccess;  // another program's server, which may serve more
+    if (state->shared) {
+        remove_state(id, info->identity);
+        return kSuccess;  // so does this one
+    }
     if (!await_end(server, kServerEndMs)) return complain_of(id, "server", info->pid);
     remove_state(id, info->identity);
     lock.reset();  // the supervisor looks whether the device is gone, and may wait for it

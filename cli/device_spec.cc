@@ -83,8 +83,8 @@ std::optional<SubmissionPolling> read_polling(SpecReader& reader) {
 
 std::span<const OptionInfo> device_option_infos() { return kInfos; }
 
-Parsed<DeviceOptions> read_device_options(const Spec& given) {
-    SpecReader reader(given, "--");
+Parsed<DeviceOptions> read_device_options(const Spec& given, std::string_view label) {
+    SpecReader reader(given, std::string(label));
     DeviceOptions device;
     const auto small = [&](std::string_view key, std::uint64_t most, std::uint16_t fallback) {
         return static_cast<std::uint16_t>(reader.number(key, 1, most, fallback));

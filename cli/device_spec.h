@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string_view>
 
 #include <ashlar/device.h>
 
@@ -14,6 +15,8 @@ namespace ashlar::cli {
 
 // From the options of a spec, "--queues 2" being {"queues", "2"}; its other parts are not looked
 // at.
-[[nodiscard]] Parsed<DeviceOptions> read_device_options(const Spec& given);
+// label: what stands before an option in complaints.
+[[nodiscard]] Parsed<DeviceOptions> read_device_options(const Spec& given,
+                                                        std::string_view label = "--");
 
 }  // namespace ashlar::cli

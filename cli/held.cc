@@ -15,16 +15,6 @@
 namespace ashlar::cli {
 namespace {
 
-constexpr std::string_view kMemoryFile = "memory-file";
-
-bool has_option(const Spec& spec, std::string_view key) {
-    return std::ranges::find(spec.options, key, &SpecOption::key) != spec.options.end();
-}
-
-bool is_memory_of_its_own(const Spec& spec) {
-    return spec.type == "mem" && !has_option(spec, kMemoryFile);
-}
-
 template <class Visit>
 Result<void> for_each_backend(Spec& spec, const Visit& visit) {
     if (auto visited = visit(spec); !visited) return visited;
@@ -47,14 +37,6 @@ Result<void> prepare_again(ServerJob& job) {
 
 }  // namespace
 
-bool has_memory_of_its_own(const Spec& spec) {
-    return is_memory_of_its_own(spec) || std::ranges::any_of(spec.members, has_memory_of_its_own);
-}
-
-bool has_program_of_its_own(const Spec& spec) {
-    return !program_of(spec).empty() || std::ranges::any_of(spec.members, has_program_of_its_own);
-}
-
 Result<void> Held::hold_memory(ServerJob& job) {
     const auto hold = [&](Spec& one) -> Result<void> {
         if (!is_memory_of_its_own(one)) return {};
@@ -63,8 +45,8 @@ Result<void> Held::hold_memory(ServerJob& job) {
             return std::unexpected(Error{.operation = "hold the disk's memory", .code = errno});
         }
         // Whoever may look at this process opens the same memory there.
-        one.options.push_back({.key = std::string(kMemoryFile),
-                               .value = fmt::format("/proc/{}/fd/{}", getpid(), fd.get())});
+        one.options.push_back(
+            {.key = "memory-file", .value = fmt::format("/proc/{}/fd/{}", getpid(), fd.get())});
         memory_.push_back(std::move(fd));
         return {};
     };

@@ -13,11 +13,6 @@
 
 namespace ashlar::cli {
 
-// Whether the spec has a disk in memory that would go with its server.
-[[nodiscard]] bool has_memory_of_its_own(const Spec& spec);
-// Whether it has a program that is to be started.
-[[nodiscard]] bool has_program_of_its_own(const Spec& spec);
-
 // Goes with this process.
 class Held {
 public:

@@ -63,6 +63,12 @@ void Log::set_subject(std::string subject) {
     subject_->text = std::move(subject);
 }
 
+Log Log::with_subject(std::string subject) const {
+    Log other(file_);
+    other.subject_->text = std::move(subject);
+    return other;
+}
+
 void Log::write(Level level, std::string_view message) const {
     const std::lock_guard lock(subject_->mutex);
     const std::string& subject = subject_->text;

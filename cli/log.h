@@ -26,6 +26,8 @@ public:
     void write(Level level, std::string_view message) const;
     // "ublk0" in every line from now on, of copies too.
     void set_subject(std::string subject);
+    // The same log, for lines with a subject of their own.
+    [[nodiscard]] Log with_subject(std::string subject) const;
 
 private:
     struct Subject {

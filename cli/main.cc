@@ -115,6 +115,7 @@ int run(int argc, char** argv) {
     doctor_command(app, action);
     replay_command(app, action);
     nbd_command(app, action);
+    serve_command(app, action);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

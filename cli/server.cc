@@ -72,9 +72,6 @@ nlohmann::json info_json(const Device& device, const DeviceOptions& options,
             {"protections", to_json(protections.all())}};
 }
 
-// What became of the device by a request.
-enum class Outcome { serves, left };
-
 struct Answer {
     nlohmann::json text;
     Outcome outcome = Outcome::serves;
@@ -153,6 +150,8 @@ Answer answer(const nlohmann::json& request, ServerJob& job, Served& served, con
     return {.text = {{"error", "unknown request"}}};
 }
 
+}  // namespace
+
 Outcome answer_client(ServerJob& job, Served& served, const Log& log) {
     const Fd client(accept4(served.listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!client.valid()) {
@@ -168,6 +167,8 @@ Outcome answer_client(ServerJob& job, Served& served, const Log& log) {
     static_cast<void>(send_line(client.get(), given.text));
     return given.outcome;
 }
+
+namespace {
 
 enum class End { signalled, stopped, left };
 

@@ -26,6 +26,9 @@ struct ServerJob {
     std::int32_t supervisor = 0;             // its process; 0: none
     std::uint64_t supervisor_start = 0;      // process_start() of that one
     std::optional<ServerState> recovered{};  // what the last server left; none: a new device
+    std::string declared_in{};               // see ServerState
+    std::string declared_as{};
+    bool shared = false;
 };
 
 // What serves the device once more. Errors: a sentence.
@@ -38,5 +41,11 @@ using Ready = std::function<bool(const Result<DeviceId>&)>;
 // Serves until the device is stopped, handed over, or SIGTERM or SIGINT arrives. Answers an exit
 // status.
 int run_server(ServerJob job, Log log, const Ready& ready);
+
+// What became of the device by a client's request.
+enum class Outcome { serves, left };
+struct Served;
+// Accepts one client on the device's socket and answers what it asks.
+Outcome answer_client(ServerJob& job, Served& served, const Log& log);
 
 }  // namespace ashlar::cli

@@ -21,7 +21,9 @@ Parsed<ServerJob> job_from_state(const ServerState& state) {
                      .log_file = state.log_file,
                      .supervisor = state.supervisor,
                      .supervisor_start = state.supervisor_start,
-                     .recovered = state};
+                     .recovered = state,
+                     .declared_in = state.declared_in,
+                     .declared_as = state.declared_as};
 }
 
 }  // namespace ashlar::cli

@@ -37,7 +37,10 @@ std::string format_state(const ServerState& state) {
                                  {"supervisor", state.supervisor},
                                  {"supervisor_start", state.supervisor_start},
                                  {"recoveries", state.recoveries},
-                                 {"paused", state.paused}};
+                                 {"paused", state.paused},
+                                 {"declared_in", state.declared_in},
+                                 {"declared_as", state.declared_as},
+                                 {"shared", state.shared}};
     // A path need not be UTF-8; such a device cannot be recovered from here.
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
@@ -104,7 +107,10 @@ std::optional<ServerState> parse_state(DeviceId id, std::string_view text) {
                        .supervisor = *supervisor,
                        .supervisor_start = number(json, "supervisor_start").value_or(0),
                        .recoveries = number(json, "recoveries").value_or(0),
-                       .paused = json.value("paused", nlohmann::json()) == true};
+                       .paused = json.value("paused", nlohmann::json()) == true,
+                       .declared_in = word(json, "declared_in"),
+                       .declared_as = word(json, "declared_as"),
+                       .shared = json.value("shared", nlohmann::json()) == true};
 }
 
 }  // namespace ashlar::cli

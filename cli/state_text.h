@@ -29,6 +29,9 @@ struct ServerState {
     std::uint64_t supervisor_start = 0;  // process_start() of that one
     std::uint64_t recoveries = 0;        // how often another server took over
     bool paused = false;                 // quiesced or stopped on purpose: not to be recovered
+    std::string declared_in{};           // the file of `ashlar serve` that declares it; empty: none
+    std::string declared_as{};           // its name there
+    bool shared = false;                 // its server serves other devices too
     friend bool operator==(const ServerState&, const ServerState&) = default;
 };
 

@@ -17,7 +17,10 @@ TEST(StateText, WhatWasWrittenComesBack) {
                             .log_file = "/l",
                             .program = "/p",
                             .supervisor = 12,
-                            .paused = true};
+                            .paused = true,
+                            .declared_in = "/etc/ashlar/serve.toml",
+                            .declared_as = "data",
+                            .shared = true};
     const std::string text = format_state(state);
     EXPECT_EQ(text.find('\n'), text.size() - 1);
     const auto read = parse_state(3, text);

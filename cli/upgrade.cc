@@ -155,6 +155,13 @@ int run_upgrade(const UpgradeOptions& options) {
             fmt::format("upgrade ublk{}: it has no server of ours; see 'ashlar recover'", *id));
         return kFailure;
     }
+    if (state->shared) {
+        complain(fmt::format(
+            "upgrade ublk{0}: its server, process {1}, serves all devices of {2}; have all of them "
+            "served anew: 'kill -9 {1}', then 'ashlar serve {2}' recovers those with recovery",
+            *id, state->pid, state->declared_in));
+        return kFailure;
+    }
     return hand_over(*control, *id, *state, binary);
 }
 

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -103,6 +104,9 @@ struct DeviceOptions {
     std::shared_ptr<QueueThreads> threads{};     // none: the device's own
     bool measure = false;  // take times: Metrics::timed. Requests are counted in any case
     std::shared_ptr<Observer> observer{};  // is told of each request; has times taken
+    // Told whenever the device has stopped serving, so that wait() returns at once: for a program
+    // that waits for many. On a queue thread: be short, and call nothing of a device.
+    std::function<void()> on_end{};
     // Bound of every wait for the kernel or for a backend's answer. A backend that blocks a queue
     // thread in open_session or serve is waited for without bound, since nothing can end it.
     std::chrono::milliseconds timeout{10'000};

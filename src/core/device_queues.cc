@@ -141,12 +141,14 @@ void DeviceQueues::queue_failed(std::uint32_t, Error error) noexcept {
 }
 
 void DeviceQueues::queue_closed() noexcept {
+    bool last = false;
     {
         const std::lock_guard lock(mutex_);
-        --open_;
+        last = --open_ == 0;
         changed_.notify_all();
     }
     quit_if_left();
+    if (last && serving_.on_end) serving_.on_end();
 }
 
 // What the queues still have fetched comes back only with the end of their rings.

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -29,6 +30,7 @@ struct Serving {
     std::uint64_t size = UINT64_MAX;  // bytes
     bool measure = false;
     std::shared_ptr<Observer> observer{};
+    std::function<void()> on_end{};  // DeviceOptions::on_end
 };
 
 // A queue is served in threads_per_queue parts, each by one thread; a part is known by its number.

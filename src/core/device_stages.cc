@@ -51,7 +51,8 @@ Serving Device::State::serving() const {
             .backend = backend,
             .size = geometry.size,
             .measure = options.measure,
-            .observer = options.observer};
+            .observer = options.observer,
+            .on_end = options.on_end};
 }
 
 Result<void> Device::State::make_threads() {
