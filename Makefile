@@ -4,7 +4,8 @@ JOBS ?= $(shell nproc)
 OLDER_KERNELS ?= 6.12
 
 .PHONY: help build demo test test-unit test-fuzz test-fresh vm-simple-e2e vm-e2e \
-        vm-no-driver vm-stress vm-benchmark vm-reset vm-shell storm asan-ubsan tsan tidy
+        vm-no-driver vm-stress vm-benchmark vm-reset vm-shell storm install deb test-install \
+        asan-ubsan tsan tidy
 
 help:  ## this text
 	@sed -nE 's/^([a-z0-9 -]+):[^#]*## (.*)/\1|\2/p' Makefile | \
@@ -65,6 +66,16 @@ test-fresh:  ## both commands of the README on a bare Debian 12 root
 	@tools/setup vm fresh
 	tests/fresh/run
 
+install: build  ## the command, libraries, headers, units; PREFIX=/usr/local, DESTDIR as usual
+	cmake --install build/release --prefix "$(PREFIX)" --strip
+
+deb: build  ## a Debian package of all that, in build/release
+	@tools/setup deb
+	cd build/release && cpack
+
+test-install: deb  ## other projects build against it, installed and from the package's files
+	tests/install/run
+
 storm:  ## the engine in SEEDS=100000 simulations; failures and delays are drawn by the seed
 	@tools/setup build
 	@tools/build release storm
@@ -83,3 +94,4 @@ tidy:  ## clang-tidy over everything
 FUZZ_SECONDS ?= 5
 ROUNDS ?= 10
 SEEDS ?= 100000
+PREFIX ?= /usr/local

@@ -21,6 +21,7 @@
 #include <ashlar/control.h>
 
 #include "base/random.h"
+#include "base/units.h"
 #include "cli/in_use.h"
 #include "cli/outside.h"
 #include "cli/process.h"
@@ -388,8 +389,32 @@ void DeviceSet::remove_undeclared(const ServeFile& file) {
     }
 }
 
+// A disk that is declared larger grows; to shrink one is for somebody who looks at it.
+void DeviceSet::follow_size(Member& member, const Declaration& now) {
+    for (SpecOption& option : member.declaration.job.spec.options) {
+        if (option.key != "size" && option.key != "length") continue;
+        const auto declared = std::ranges::find(now.job.spec.options, option.key, &SpecOption::key);
+        if (declared == now.job.spec.options.end() || !declared->value) continue;
+        const auto wanted = parse_size(*declared->value);
+        const std::uint64_t size = member.served->backend->geometry().size;
+        const DeviceId id = member.served->device.info().id;
+        if (wanted && *wanted < size) {
+            member.log.write(Level::warning,
+                             fmt::format("it has {} bytes and is declared smaller; that takes "
+                                         "'ashlar resize {} {} --force'",
+                                         size, id, *wanted));
+        } else if (wanted && *wanted > size) {
+            const auto grown =
+                resize_served(member.declaration.job, *member.served, *wanted, member.log);
+            if (!grown) member.log.write(Level::error, grown.error().message());
+        }
+        option.value = declared->value;
+    }
+}
+
 // What of a device that serves can change without its end comes here.
 void DeviceSet::compare(Member& member, const Declaration& now) {
+    follow_size(member, now);
     const std::string changes = list_changes(member.declaration, now);
     if (changes.empty()) return;
     member.log.write(Level::warning,

@@ -77,6 +77,7 @@ private:
     bool make_room(Member& member, const Left& left);
     bool take_down(Member& member);
     void remove_undeclared(const ServeFile& file);
+    void follow_size(Member& member, const Declaration& now);
     void compare(Member& member, const Declaration& now);
     [[nodiscard]] std::vector<Left> find_left() const;
     void for_each(const std::vector<Member*>& members, const std::function<void(Member&)>& call);

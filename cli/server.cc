@@ -118,25 +118,12 @@ void put_size(Spec& spec, std::uint64_t size) {
 }
 
 Answer resize(const nlohmann::json& request, ServerJob& job, Served& served, const Log& log) {
-    Device& device = served.device;
     const auto wanted = request.find("size");
     if (wanted == request.end() || !wanted->is_number_unsigned()) {
         return {.text = {{"error", "no size"}}};
     }
     const auto size = wanted->get<std::uint64_t>();
-    const auto done = device.resize(size);
-    // Whether or not all of it was done: the next server must find what there is.
-    if (auto state = read_state(device.info().id, device.info().identity)) {
-        state->size = served.backend->geometry().size;
-        put_size(job.spec, state->size);
-        state->backend = format_spec(spec_to_reopen(job.spec, grammar()));
-        if (auto written = write_state(*state); !written) {
-            log.write(Level::error, written.error().message());
-            if (done) return refuse(written.error());
-        }
-    }
-    if (!done) return refuse(done.error());
-    log.write(Level::info, fmt::format("resized to {} bytes", size));
+    if (auto done = resize_served(job, served, size, log); !done) return refuse(done.error());
     return {.text = {{"size", size}}};
 }
 
@@ -151,6 +138,23 @@ Answer answer(const nlohmann::json& request, ServerJob& job, Served& served, con
 }
 
 }  // namespace
+
+Result<void> resize_served(ServerJob& job, Served& served, std::uint64_t size, const Log& log) {
+    Device& device = served.device;
+    auto done = device.resize(size);
+    // Whether or not all of it was done: the next server must find what there is.
+    if (auto state = read_state(device.info().id, device.info().identity)) {
+        state->size = served.backend->geometry().size;
+        put_size(job.spec, state->size);
+        state->backend = format_spec(spec_to_reopen(job.spec, grammar()));
+        if (auto written = write_state(*state); !written) {
+            log.write(Level::error, written.error().message());
+            if (done) done = std::move(written);
+        }
+    }
+    if (done) log.write(Level::info, fmt::format("resized to {} bytes", size));
+    return done;
+}
 
 Outcome answer_client(ServerJob& job, Served& served, const Log& log) {
     const Fd client(accept4(served.listener.get(), nullptr, nullptr, SOCK_CLOEXEC));

@@ -46,6 +46,8 @@ int run_server(ServerJob job, Log log, const Ready& ready);
 enum class Outcome { serves, left };
 struct Served;
 // Accepts one client on the device's socket and answers what it asks.
+// Device::resize, remembered for the next server.
+Result<void> resize_served(ServerJob& job, Served& served, std::uint64_t size, const Log& log);
 Outcome answer_client(ServerJob& job, Served& served, const Log& log);
 
 }  // namespace ashlar::cli

@@ -9,11 +9,11 @@ import tempfile
 import time
 import unittest
 
-from support import (DeviceTest, Mounted, ashlar, ashlar_json, fio, read_text, run, servers,
-                     wait_until)
+from support import (DeviceTest, Mounted, ashlar, ashlar_json, fio, kernel_features, read_text, run,
+                     servers, wait_until)
 
 EXAMPLE = os.path.join(os.path.dirname(__file__), "../../examples/serve.toml")
-MANY = int(os.environ.get("ASHLAR_SERVE_DEVICES", "500"))
+MANY = int(os.environ.get("ASHLAR_SERVE_DEVICES", "100"))
 
 
 def status_of(pid, field):
@@ -168,10 +168,16 @@ class OneProcess(ServeTest):
         self.assertEqual(self.names(), {0, 1})
         path = self.file(served, "c")
         with Mounted("/dev/ublkb1"):
-            served.write(declared("a", type="mem", size="32M") +
+            served.write(declared("a", type="mem", size="32M", depth=64) +
                          declared("c", type="file", path=path))
             self.assertIn("STATUS=3 of 3", served.reload())
-            self.assertIn("size: declared otherwise by now, which needs a restart", served.log())
+            self.assertIn("depth: declared otherwise by now, which needs a restart", served.log())
+            grown = int(run("blockdev", "--getsize64", "/dev/ublkb0").stdout)
+            if "update_size" in kernel_features():
+                self.assertEqual(grown, 32 << 20)
+            else:
+                self.assertIn("6.16", served.log())
+                self.assertEqual(grown, 16 << 20)
             self.assertRegex(served.log(), "b: no longer declared, but /dev/ublkb1 is mounted on")
             self.assertEqual(self.names(), {0, 1, 2})
             fio("/dev/ublkb2", rw="randwrite", bs="4k", size="4M", verify="crc32c")

@@ -1,0 +1,80 @@
+# What `make install` and the Debian package put where.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+# The objects of the static library, once more as a shared one. Before 1.0 a minor version may
+# change the interface of the binary, so it is part of the name.
+set(abi_version ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+function(ashlar_shared_library name static)
+    cmake_parse_arguments(library "" "" "PUBLIC;PRIVATE" ${ARGN})
+    get_target_property(output ${static} OUTPUT_NAME)
+    add_library(${name} SHARED $<TARGET_OBJECTS:${static}>)
+    set_target_properties(${name} PROPERTIES
+        OUTPUT_NAME ${output} EXPORT_NAME ${output}_shared LINKER_LANGUAGE CXX
+        VERSION ${PROJECT_VERSION} SOVERSION ${abi_version})
+    target_include_directories(${name} INTERFACE $<INSTALL_INTERFACE:include>)
+    target_compile_features(${name} INTERFACE cxx_std_23)
+    target_link_libraries(${name} PUBLIC ${library_PUBLIC} PRIVATE ${library_PRIVATE})
+endfunction()
+ashlar_shared_library(ashlar_shared ashlar_library
+                      PUBLIC Threads::Threads PRIVATE PkgConfig::liburing)
+ashlar_shared_library(ashlar_nbd_shared ashlar_nbd_library
+                      PUBLIC ashlar_shared PRIVATE PkgConfig::libnbd)
+
+install(TARGETS ashlar_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(TARGETS ashlar_shared ashlar_nbd_shared ashlar_library ashlar_nbd_library
+        EXPORT ashlar
+        LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+        ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/ashlar
+        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
+
+# find_package(ashlar)
+set(package_directory ${CMAKE_INSTALL_LIBDIR}/cmake/ashlar)
+install(EXPORT ashlar NAMESPACE ashlar:: FILE ashlarTargets.cmake
+        DESTINATION ${package_directory})
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/ashlarConfig.cmake.in
+                              ${CMAKE_CURRENT_BINARY_DIR}/ashlarConfig.cmake
+                              INSTALL_DESTINATION ${package_directory})
+write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/ashlarConfigVersion.cmake
+                                 COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/ashlarConfig.cmake
+              ${CMAKE_CURRENT_BINARY_DIR}/ashlarConfigVersion.cmake
+        DESTINATION ${package_directory})
+
+# pkg-config; found wherever the tree is put.
+set(pkgconfig_directory ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+file(RELATIVE_PATH pkgconfig_to_prefix /prefix/${pkgconfig_directory} /prefix)
+foreach(name ashlar ashlar_nbd)
+    configure_file(${CMAKE_CURRENT_LIST_DIR}/${name}.pc.in
+                   ${CMAKE_CURRENT_BINARY_DIR}/${name}.pc @ONLY)
+    install(FILES ${CMAKE_CURRENT_BINARY_DIR}/${name}.pc DESTINATION ${pkgconfig_directory})
+endforeach()
+
+# The system's part. systemd looks for these below lib, whatever the libraries' directory.
+install(FILES ${CMAKE_CURRENT_LIST_DIR}/systemd/ashlar@.service DESTINATION lib/systemd/system)
+install(FILES ${CMAKE_CURRENT_LIST_DIR}/tmpfiles.conf DESTINATION lib/tmpfiles.d
+        RENAME ashlar.conf)
+install(FILES ${CMAKE_CURRENT_LIST_DIR}/modules-load.conf DESTINATION lib/modules-load.d
+        RENAME ashlar.conf)
+install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/examples/serve.toml
+        DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR}
+        RENAME copyright)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR}/docs)
+
+# The Debian package: everything in one.
+set(CPACK_GENERATOR DEB)
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_PACKAGE_NAME ashlar)
+set(CPACK_PACKAGE_CONTACT "The Ashlar developers <maintainers@ashlar.invalid>")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "Linux block devices in userspace")
+set(CPACK_STRIP_FILES ON)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SECTION admin)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${CMAKE_BINARY_DIR})
+set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "qemu-utils, nbdkit")
+set(CPACK_DEBIAN_PACKAGE_SUGGESTS "liburing-dev, libnbd-dev")
+set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${CMAKE_CURRENT_LIST_DIR}/debian/triggers)
+include(CPack)
