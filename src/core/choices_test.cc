@@ -18,6 +18,11 @@ constexpr KernelVersion kKernels[] = {{6, 0},  {6, 4},  {6, 5}, {6, 12}, {6, 15}
                                       {6, 16}, {6, 18}, {7, 0}, {7, 3}};
 constexpr DataAccess kAccesses[] = {DataAccess::sees, DataAccess::routes, DataAccess::holds};
 
+// What every device has where the kernel has it.
+std::uint64_t always(KernelVersion kernel) {
+    return kernel >= KernelVersion{6, 16} ? abi::f_update_size : 0;
+}
+
 // What is known of the paths, said once more: since when, by which features, under which name.
 struct Path {
     DataPath path;
@@ -70,7 +75,7 @@ TEST(Choices, TheCheapestPathOfEveryKernelForEveryBackend) {
                 expected = DataPath::zero_copy;
             }
             EXPECT_EQ(name(choice->choices.data_path), name(expected));
-            EXPECT_EQ(choice->features, about(expected).features);
+            EXPECT_EQ(choice->features, about(expected).features | always(kernel));
             EXPECT_EQ(choice->choices.commands, CommandStyle::per_io);
             EXPECT_FALSE(choice->choices.data_path_reason.empty());
             EXPECT_FALSE(choice->choices.commands_reason.empty());
@@ -108,7 +113,7 @@ TEST(Choices, WhatIsAskedForIsTakenOrRefusedWithTheReleaseThatHasIt) {
                     ASSERT_TRUE(choice) << choice.error().message();
                     EXPECT_EQ(name(choice->choices.data_path), path.name);
                     EXPECT_EQ(choice->choices.data_path_reason, "asked for");
-                    EXPECT_EQ(choice->features, path.features);
+                    EXPECT_EQ(choice->features, path.features | always(kernel));
                 }
             }
         }
@@ -160,7 +165,7 @@ TEST(Choices, ShortWritesAreCopiedOnlyWhereNothingElseIs) {
             "leave together");
         EXPECT_EQ(told, copies && (choice->features & abi::f_support_zero_copy) != 0 &&
                             (offered & abi::f_user_copy) != 0);
-        return choice->features;
+        return choice->features & ~abi::f_update_size;
     };
     constexpr auto zero_copy = abi::f_auto_buf_reg | abi::f_support_zero_copy;
     const std::uint64_t all = kernel::features_since({7, 3});
@@ -196,7 +201,7 @@ TEST(Choices, BatchCommandsAreTakenOrRefusedWithTheReleaseThatHasThem) {
                 ASSERT_TRUE(choice) << choice.error().message();
                 EXPECT_EQ(choice->choices.commands, CommandStyle::batch);
                 EXPECT_EQ(choice->choices.commands_reason, "asked for");
-                EXPECT_EQ(choice->features, path.features | abi::f_batch_io);
+                EXPECT_EQ(choice->features, path.features | abi::f_batch_io | always(kernel));
             }
         }
     }
@@ -222,7 +227,7 @@ TEST(Choices, WhatIsLeftToChooseGoesWithBatchCommands) {
                                   : access == DataAccess::routes ? DataPath::zero_copy
                                                                  : DataPath::user_copy;
         EXPECT_EQ(name(choice->choices.data_path), name(expected));
-        EXPECT_EQ(choice->features, about(expected).features | abi::f_batch_io);
+        EXPECT_EQ(choice->features, about(expected).features | abi::f_batch_io | always({7, 0}));
     }
 }
 
@@ -247,7 +252,7 @@ TEST(Choices, SeveralThreadsPerQueue) {
             EXPECT_EQ(choice.error().hint, "use one");
         } else {
             ASSERT_TRUE(choice) << choice.error().message();
-            EXPECT_EQ(choice->features, abi::f_per_io_daemon);
+            EXPECT_EQ(choice->features, abi::f_per_io_daemon | always(kernel));
         }
     }
     auto batch = choose({.commands = CommandStyle::batch,

@@ -491,7 +491,7 @@ TEST_F(QueueTest, NothingBeyondTheDiskReachesTheSession) {
     auto& session = start();
     EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 8, 8)), 4096);
     EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 9, 8)), -EIO);
-    EXPECT_EQ(serve(make_descriptor(abi::io_op_write, UINT64_MAX >> 9, 8)), -EIO);
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_write, std::uint64_t{1} << 40, 8)), -EIO);
     EXPECT_EQ(serve(make_descriptor(abi::io_op_discard, 16, 8)), -EIO);
     EXPECT_EQ(serve(make_descriptor(abi::io_op_flush)), 0);
     EXPECT_FALSE(queue->resize(12288));
