@@ -37,9 +37,10 @@ public:
 
     // Serves one request; called again before earlier ones are done. Success means the whole
     // request, with its length as the count or none: a read that came up short is an error, and
-    // where its count tells, the engine makes it EIO. io and request stay valid until the result is
-    // given. Errors: any errno; it reaches the block layer as it is. When a device cannot be
-    // stopped in time, what it awaits of io ends with ECANCELED.
+    // where its count tells, the engine makes it EIO. A count of 0 tells nothing (the end of a
+    // file). io and request stay valid until the result is given. Errors: any errno; it reaches the
+    // block layer as it is. When a device cannot be stopped in time, what it awaits of io ends with
+    // ECANCELED.
     virtual Task<> serve(Io& io, const Request& request) = 0;
 
     // DataAccess::holds only: where the bytes of a read lie, or those of a write shall go; all of

@@ -7,6 +7,7 @@
 
 #include <ashlar/device.h>
 
+#include "base/units.h"
 #include "core/tag.h"
 
 namespace ashlar {
@@ -37,7 +38,8 @@ struct QueueConfig {
     }
     // Of each tag.
     [[nodiscard]] std::uint32_t buffer_bytes() const noexcept {
-        return zero_copy() ? std::min(copied_write_max, io_max) : io_max;
+        // Whole pages: what lies underneath may want its data aligned.
+        return zero_copy() ? round_up(std::min(copied_write_max, io_max), 4096U) : io_max;
     }
 };
 

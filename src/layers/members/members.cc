@@ -124,8 +124,12 @@ private:
                 tasks[count] = members_[piece.member].session->serve(io, parts[count]);
                 done += piece.range.length;
             }
-            for (auto& task : std::span(tasks).first(count)) {
-                keep_first_error(result, co_await task);
+            for (std::size_t part = 0; part < count; ++part) {
+                Task<>& task = tasks[part];
+                const IoResult one = co_await task;
+                const bool is_short =
+                    one.ok() && one.count() != 0 && one.count() != parts[part].length;
+                keep_first_error(result, is_short ? IoResult(std::errc::io_error) : one);
             }
             // The last frame first: so the arena has the room again for the next ones.
             while (count > 0) tasks[--count] = Task<>();

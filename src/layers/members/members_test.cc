@@ -218,6 +218,15 @@ TEST_F(MembersTest, RoutesDataIfAllMembersDo) {
     EXPECT_EQ(stripe()->data_access(), DataAccess::sees);
 }
 
+TEST_F(MembersTest, ACountOfAMemberThatIsShortIsNoSuccess) {
+    add_plain(2);
+    serve_from(stripe());
+    const Request write = write_of(0, 2 * kChunk, data.data());
+    EXPECT_TRUE(serve(write).ok());
+    members[1]->answer = [](const Request&) { return IoResult::bytes(512); };
+    EXPECT_EQ(serve(write).error(), EIO);
+}
+
 TEST_F(MembersTest, CountsAreAddedUp) {
     add_plain(2);
     members[0]->counted = {{.name = "syncs", .value = 3, .what = "s"}};
