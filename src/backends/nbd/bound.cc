@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <system_error>
 
+#include "backends/nbd/hang_up.h"
+
 namespace ashlar::nbd {
 namespace {
 
@@ -13,13 +15,6 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kLook{100};
 constexpr milliseconds kLongest{86'400'000};
-
-// For good when it is closed: a server that says more than was read would wait for a minute else.
-void hang_up(int socket) noexcept {
-    const linger none{.l_onoff = 1, .l_linger = 0};
-    setsockopt(socket, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
-    shutdown(socket, SHUT_RDWR);
-}
 
 }  // namespace
 

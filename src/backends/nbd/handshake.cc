@@ -76,6 +76,8 @@ Result<void> await_handshake(nbd_handle* handle, const std::string& uri, Bound& 
         if (!polled && code == 0) return std::unexpected(last_error(uri));
     }
     bound.watch(-1);
+    // From here on it hangs up no more; whether it has is certain only now.
+    code = bound.error();
     if (code != 0) return std::unexpected(out_of_time(uri, code));
     if (nbd_aio_is_ready(handle) != 1 && nbd_aio_is_negotiating(handle) != 1) {
         return std::unexpected(error_of(uri, EPROTO, "the server ended the connection"));
@@ -221,6 +223,8 @@ Result<std::vector<NbdExport>> list_nbd_exports(const std::string& uri,
     int error = 0;
     const nbd_completion_callback completion{
         .callback = note_error, .user_data = &error, .free = nullptr};
+    // libnbd may go on with the protocol in any call.
+    (*bound)->watch(nbd_aio_get_fd(handle));
     if (nbd_aio_opt_list(handle, {.callback = note_export, .user_data = &listing, .free = nullptr},
                          completion) < 0) {
         return std::unexpected(last_error(uri));
@@ -233,6 +237,7 @@ Result<std::vector<NbdExport>> list_nbd_exports(const std::string& uri,
     for (NbdExport& one : listing.exports) {
         // A server may keep what it tells of an export to itself.
         error = 0;
+        (*bound)->watch(nbd_aio_get_fd(handle));
         if (nbd_set_export_name(handle, one.name.c_str()) != 0 ||
             nbd_aio_opt_info(handle, completion) != 0) {
             continue;

@@ -7,9 +7,10 @@
 // was answered before it was asked; that was with the server then, and the flush is answered by a
 // server that still is to have it. What is asked again goes in the order of the first time.
 //
-// The old connection is closed before the next one is made. A server that carries out what it read
-// from a connection after it has seen that one end, and after it has taken another one, could still
-// overwrite newer data with older; of the servers known, none does.
+// The old connection is closed before the next one is made, and what had not left yet never leaves.
+// What the server's kernel has already taken is the server's: one that was stuck, and carries out
+// requests of the old connection after it has answered newer ones of the next, overwrites newer
+// data with older. No client can prevent that; docs/nbd.md says so.
 #pragma once
 
 #include <atomic>

@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "backends/nbd/hang_up.h"
 #include "backends/nbd/inbox.h"
 #include "backends/nbd/protocol.h"
 #include "backends/nbd/signal.h"
@@ -81,7 +82,7 @@ public:
         work_.give();
     }
 
-    void hang_up() noexcept override { shutdown(socket_.get(), SHUT_RDWR); }
+    void hang_up() noexcept override { nbd::hang_up(socket_.get()); }
 
     void say_goodbye() noexcept override {
         if (mid_message_) return;

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "backends/nbd/hang_up.h"
 #include "backends/nbd/protocol.h"
 #include "backends/nbd/signal.h"
 #include "base/fd.h"
@@ -61,7 +62,7 @@ public:
         work_.give();
     }
 
-    void hang_up() noexcept override { shutdown(socket_.get(), SHUT_RDWR); }
+    void hang_up() noexcept override { nbd::hang_up(socket_.get()); }
 
     void say_goodbye() noexcept override {
         // Not in the middle of a request, which would go on with data that may be gone.
