@@ -58,6 +58,7 @@ install(FILES ${CMAKE_CURRENT_LIST_DIR}/tmpfiles.conf DESTINATION lib/tmpfiles.d
 install(FILES ${CMAKE_CURRENT_LIST_DIR}/modules-load.conf DESTINATION lib/modules-load.d
         RENAME ashlar.conf)
 install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/examples/serve.toml
+              ${CMAKE_CURRENT_LIST_DIR}/grafana-dashboard.json
         DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR}
         RENAME copyright)

@@ -1,6 +1,7 @@
 """What stats, top and the exporter tell, beside what is known of the load."""
 import json
 import os
+import re
 import subprocess
 import unittest
 import urllib.request
@@ -8,6 +9,7 @@ import urllib.request
 from support import (DeviceTest, add, ashlar, ashlar_json, fio, kill_server, run,
                      wait_until)
 
+DASHBOARD = os.path.join(os.path.dirname(__file__), "../../packaging/grafana-dashboard.json")
 PERCENTILES = (("p50", "50.000000"), ("p99", "99.000000"))
 
 
@@ -148,6 +150,18 @@ class Export(DeviceTest):
             self.assertIn(f'ashlar_server_up{{device="{name}"}} 1', text)
         self.assertRegex(text, r'requests_total\{device="ublkb0",queue="1",op="read"\} [1-9]')
         self.assertIn("ashlar_backend_syncs_total", text)
+
+    def test_the_dashboard_asks_for_what_there_is(self):
+        device = add("mem", "--size", "64M")
+        fio(device["block_device"], rw="randwrite", bs="4k", size="4M")
+        text = ashlar("export", "--once").stdout
+        told = set(re.findall(r"(?m)^(ashlar_\w+)", text))
+        with open(DASHBOARD, encoding="utf-8") as file:
+            asked = set(re.findall(r"ashlar_\w+", " ".join(
+                target["expr"] for panel in json.load(file)["panels"]
+                for target in panel["targets"])))
+        self.assertGreater(len(asked), 8)
+        self.assertEqual(asked - told, set())
 
     def test_once(self):
         device = add("mem", "--size", "64M")
