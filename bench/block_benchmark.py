@@ -125,6 +125,10 @@ def ashlar_nbd(socket):
     return Ashlar("ashlar nbd", "nbd", f"nbd+unix:///?socket={socket}")
 
 
+def ashlar_nbd_by_two(socket):
+    return Ashlar("ashlar nbd, 2 queues", "nbd", f"nbd+unix:///?socket={socket}", "--queues", "2")
+
+
 def kernel_nbd(socket):
     def set_up():
         subprocess.run(["modprobe", "nbd"], capture_output=True, check=False)
@@ -175,6 +179,7 @@ def targets(size_mib):
         "null_blk": null_blk(),
         "loop": loop(size_mib),
         "nbd": served_by_nbdkit(size_mib, ashlar_nbd),
+        "nbd_by_two": served_by_nbdkit(size_mib, ashlar_nbd_by_two),
         "kernel_nbd": served_by_nbdkit(size_mib, kernel_nbd),
     }
 
@@ -183,7 +188,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=3, help="of each workload")
     parser.add_argument("--size", type=int, default=256, help="MiB of each device")
-    parser.add_argument("--targets", default="null,mem,null_blk,loop,nbd,kernel_nbd")
+    parser.add_argument("--targets", default="null,mem,null_blk,loop,nbd,nbd_by_two,kernel_nbd")
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--json", metavar="FILE", help="also write the results here")
     arguments = parser.parse_args()
