@@ -2,9 +2,11 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -95,6 +97,11 @@ public:
     // Since 6.16. Errors: EOPNOTSUPP (not known, or the device was added without), ENODEV (not
     // started).
     [[nodiscard]] Result<void> update_size(DeviceId id, std::uint64_t size);
+    // Memory of this process that the device's users share; whole pages, at most 4 GiB. Answers its
+    // index. Since 7.1. Errors: EOPNOTSUPP, EEXIST (some of it is registered already), ENOMEM.
+    [[nodiscard]] Result<std::uint16_t> register_buffer(DeviceId id, std::span<std::byte> memory);
+    // Errors: ENOENT (there is no such index).
+    [[nodiscard]] Result<void> unregister_buffer(DeviceId id, std::uint16_t index);
     // A new server announces itself, before it fetches. Errors: EBUSY (the last server has not let
     // go yet, or the device is live), EINVAL (no recovery: the device was added without).
     [[nodiscard]] Result<void> start_recovery(DeviceId id);

@@ -88,9 +88,15 @@ struct DeviceOptions {
     std::uint16_t depth = 128;       // requests in flight per queue, 1 to 4096
     std::uint32_t io_max = 1 << 20;  // bytes of the largest request, 4 KiB to 32 MiB
     bool read_only = false;          // even if the backend could write
-    // Of a device with one queue: the kernel's I/O scheduler (mq-deadline) stays. Else there is
-    // none soon after its start, as of a loop device or one with several queues.
+    // Of a device with one queue: the kernel's I/O scheduler (mq-deadline) stays, as it always does
+    // on a zoned disk. Else there is none soon after its start, as of a loop device or one with
+    // several queues.
     bool keep_scheduler = false;
+    bool partition_scan = true;  // false: the kernel does not look for partitions (7.0)
+    // Files in memory (tmpfs, hugetlbfs, /proc/PID/fd/N of a memfd) that programs which use the
+    // disk share with it (7.1): what they read and write by O_DIRECT from and to their own mapping
+    // of it is never copied. Whole pages, at most 4 GiB each.
+    std::vector<std::string> shared_memory{};
     DataPath data_path = DataPath::automatic;  // refused if kernel or backend cannot
     CommandStyle commands = CommandStyle::automatic;
     Recovery recovery = Recovery::none;

@@ -101,10 +101,76 @@ private:
 };
 static_assert(sizeof(Buffer) == 16 && std::is_trivially_copyable_v<Buffer>);
 
+// ---- Zoned disks -------------------------------------------------------------------------------
+
+// How a zoned disk is divided: all zones are of one size, and those that are not conventional are
+// written from their start on. A size of 0: the disk is not zoned. See the kernel's zoned block
+// devices (linux/blkzoned.h); there are such disks since kernel 6.6.
+struct Zones {
+    std::uint64_t size = 0;        // bytes, a power of two, that divides the disk's size
+    std::uint32_t open_max = 0;    // zones open for writing at once; 0: any number
+    std::uint32_t active_max = 0;  // the same of those open or closed
+};
+
+enum class ZoneType : std::uint8_t {
+    conventional = 1,  // may be written anywhere
+    sequential = 2,    // may only be written where its write pointer is
+};
+enum class ZoneCondition : std::uint8_t {
+    not_write_pointer = 0,  // a conventional zone
+    empty = 1,
+    implicitly_open = 2,  // by a write
+    explicitly_open = 3,  // by zone_open
+    closed = 4,           // partly written, and not open
+    read_only = 13,
+    full = 14,
+    offline = 15,
+};
+
+// One zone of a report.
+struct Zone {
+    std::uint64_t start = 0;          // bytes
+    std::uint64_t length = 0;         // bytes; Zones::size
+    std::uint64_t write_pointer = 0;  // the byte that is written next; a full zone has none
+    std::uint64_t capacity = 0;       // bytes that can be written, from its start on
+    ZoneType type = ZoneType::sequential;
+    ZoneCondition condition = ZoneCondition::empty;
+    std::byte reserved[30] = {};
+};
+static_assert(sizeof(Zone) == 64 && std::is_trivially_copyable_v<Zone>);
+
+// ---- Metadata ----------------------------------------------------------------------------------
+
+// What the block layer computes of the data, and checks when it is read.
+enum class Checksum : std::uint8_t {
+    none,          // metadata is whatever the user of the disk makes it
+    ip,            // 8 bytes: T10 protection information with the checksum of IP
+    crc16_t10dif,  // 8 bytes: T10 protection information with a CRC of 16 bits
+    crc64_nvme,    // 16 bytes: the same as of NVMe, with a CRC of 64 bits
+};
+
+// Bytes that belong to each block and travel with it. A size of 0: there are none. Since kernel
+// 7.0, on the user copy path only. See UBLK_PARAM_TYPE_INTEGRITY.
+struct Metadata {
+    std::uint8_t size = 0;       // bytes for each interval; at least the checksum's
+    std::uint32_t interval = 0;  // bytes of data, a power of two, 512 to the logical block size
+    Checksum checksum = Checksum::none;
+    bool reference_tag = false;  // the checksum's tuple also has, and checks, the block's number
+    [[nodiscard]] constexpr std::uint64_t bytes_for(std::uint64_t length) const noexcept {
+        return interval == 0 ? 0 : length / interval * size;
+    }
+    friend constexpr bool operator==(const Metadata&, const Metadata&) noexcept = default;
+};
+
+// ---- Requests ----------------------------------------------------------------------------------
+
 // One request of the block layer, decoded. Valid from Session::serve until its result is given.
 struct Request {
-    std::uint64_t offset = 0;  // first byte; a multiple of the logical block size; 0 for flush
-    std::uint64_t length = 0;  // bytes; a multiple of the logical block size; 0 for flush
+    // First byte, a multiple of the logical block size; 0 for flush. Of a zone operation and
+    // zone_append: where the zone starts. Of report_zones: where the first zone of the report does.
+    std::uint64_t offset = 0;
+    // Bytes, a multiple of the logical block size; 0 for flush. Of report_zones: of the report.
+    std::uint64_t length = 0;
     Op op = Op::read;
     // write: durable before it completes. Only for a backend whose Capabilities::fua says that it
     // does this itself; for others the engine adds a flush.
@@ -112,10 +178,19 @@ struct Request {
     bool no_unmap = false;  // write_zeroes: the blocks must stay allocated
     std::uint16_t queue = 0;
     std::uint16_t tag = 0;
-    Buffer buffer{};  // read: to be filled; write: to be stored; length bytes; else empty
+    // read, report_zones: to be filled; write, zone_append: to be stored; length bytes; else empty
+    Buffer buffer{};
+    // Geometry::metadata: the same for the metadata, Metadata::bytes_for(length) bytes of memory.
+    // Empty when the request has none: what a write of that kind stores has not been computed.
+    Buffer metadata{};
 
     // The data of a request whose buffer is memory; empty for requests without data.
     [[nodiscard]] std::span<std::byte> bytes() const noexcept { return buffer.bytes(); }
+    // The report of report_zones, as many zones as there is room for; the result is how many of
+    // them the session filled in, one after the other, at least one.
+    [[nodiscard]] std::span<Zone> zones() const noexcept {
+        return {reinterpret_cast<Zone*>(buffer.data()), length / sizeof(Zone)};
+    }
 };
 static_assert(std::is_trivially_copyable_v<Request>);
 
@@ -137,6 +212,8 @@ struct Geometry {
     std::uint32_t segment_max = 0;       // bytes of one segment, at least 4096; default: no limit
     std::uint16_t segments_max = 0;      // segments of one request; default: no limit
     std::uint64_t segment_boundary = 0;  // no segment crosses a multiple; a power of two, >= 4096
+    Zones zones{};                       // chunk is then not used
+    Metadata metadata{};
 };
 
 // What a backend offers beyond reading and writing. The device advertises exactly this.

@@ -16,6 +16,21 @@ namespace abi = kernel::abi;
 constexpr std::array kPaths = {DataPath::zero_copy, DataPath::zero_copy_manual, DataPath::user_copy,
                                DataPath::get_data, DataPath::copy};
 
+// What a disk is, or shall be, beyond its data path, and the feature of the driver that it needs.
+struct Trait {
+    bool wanted = false;
+    std::uint64_t feature = 0;
+    std::string_view what;
+    std::string_view instead;
+};
+std::array<Trait, 4> traits_of(const ChoiceRequest& request) noexcept {
+    return {{{request.zoned, abi::f_zoned, "a zoned disk", "use a kernel that has it"},
+             {request.metadata, abi::f_integrity, "metadata", "leave it out"},
+             {request.shares_memory, abi::f_shmem_zc, "memory shared with clients", "leave it out"},
+             {!request.scans_partitions, abi::f_no_auto_part_scan, "to leave partitions unread",
+              "have them read, or make no partitions"}}};
+}
+
 // What ADD_DEV is asked for.
 std::uint64_t features_of(DataPath path) noexcept {
     switch (path) {
@@ -55,6 +70,11 @@ std::string list_paths(const ChoiceRequest& request) {
     return names;
 }
 
+// Also what it needs besides the data can only be copied so.
+bool needs_user_copy(const ChoiceRequest& request) noexcept {
+    return request.zoned || request.metadata;
+}
+
 std::unexpected<Error> refuse(int code, std::string detail, std::string hint) {
     return std::unexpected(Error{.operation = "choose how to move data",
                                  .code = code,
@@ -64,9 +84,19 @@ std::unexpected<Error> refuse(int code, std::string detail, std::string hint) {
 
 Result<void> check_path(const ChoiceRequest& request, DataPath path) {
     const std::string wanted = "data path " + std::string(name(path));
+    if (needs_user_copy(request) && path != DataPath::user_copy) {
+        return refuse(EINVAL,
+                      wanted + ": a disk " + (request.zoned ? "with zones" : "with metadata") +
+                          " needs user-copy",
+                      "use user-copy or auto");
+    }
     if (is_zero_copy(path) && request.access != DataAccess::routes) {
         return refuse(EINVAL, wanted + ": this backend works on the bytes themselves",
                       "use one of: " + list_paths(request));
+    }
+    if (request.shares_memory && path == DataPath::get_data) {
+        return refuse(EINVAL, wanted + ": the kernel does not share memory with clients on it",
+                      "use user-copy or auto");
     }
     if (!has(request.offered, features_of(path))) {
         // Zero copy of some kind came with manual registration.
@@ -85,6 +115,8 @@ struct Pick {
 
 // As measured; docs/architecture.md has the figures.
 Pick pick_path(const ChoiceRequest& request) {
+    if (request.zoned) return {DataPath::user_copy, "zone reports have no other way"};
+    if (request.metadata) return {DataPath::user_copy, "metadata has no other way"};
     switch (request.access) {
         case DataAccess::routes:
             if (has(request.offered, features_of(DataPath::zero_copy))) {
@@ -93,6 +125,9 @@ Pick pick_path(const ChoiceRequest& request) {
             }
             return {DataPath::copy, "zero copy with automatic registration needs kernel 6.16"};
         case DataAccess::holds:
+            if (request.shares_memory) {
+                return {DataPath::user_copy, "one copy; shared memory has no get-data"};
+            }
             if (request.commands != CommandStyle::batch) {
                 return {DataPath::get_data, "one copy, to and from the backend's own memory"};
             }
@@ -107,7 +142,7 @@ Result<void> choose_path(const ChoiceRequest& request, DeviceChoices& choices) {
         const Pick pick = pick_path(request);
         choices.data_path = pick.path;
         choices.data_path_reason = pick.why;
-        return {};
+        return check_path(request, pick.path);
     }
     choices.data_path = request.data_path;
     choices.data_path_reason = "asked for";
@@ -138,6 +173,9 @@ Result<void> choose_commands(const ChoiceRequest& request, DeviceChoices& choice
     if (choices.data_path == DataPath::get_data) {
         return refuse(EINVAL, "the kernel has no batch commands with data path get-data",
                       "use per-io, or another data path");
+    }
+    if (request.zoned) {
+        return refuse(EINVAL, "a zoned disk has no batch commands", "use per-io");
     }
     if (request.threads_per_queue > 1) {
         return refuse(EINVAL, "batch commands are for one thread per queue", "use per-io");
@@ -172,6 +210,13 @@ Result<void> choose_recovery(const ChoiceRequest& request, Choice& choice) {
 
 Result<Choice> choose(const ChoiceRequest& request) {
     Choice choice;
+    for (const Trait& trait : traits_of(request)) {
+        if (!trait.wanted || has(request.offered, trait.feature)) continue;
+        return refuse(
+            EOPNOTSUPP,
+            std::string(trait.what) + " needs kernel " + since(trait.feature) + " or newer",
+            std::string(trait.instead));
+    }
     if (auto chosen = choose_path(request, choice.choices); !chosen) {
         return std::unexpected(chosen.error());
     }
@@ -180,6 +225,9 @@ Result<Choice> choose(const ChoiceRequest& request) {
     }
     DeviceChoices& choices = choice.choices;
     choice.features = features_of(choices.data_path) | (request.offered & abi::f_update_size);
+    for (const Trait& trait : traits_of(request)) {
+        if (trait.wanted) choice.features |= trait.feature;
+    }
     if (request.copies_writes && is_zero_copy(choices.data_path) &&
         has(request.offered, abi::f_user_copy)) {
         choice.features |= abi::f_user_copy;

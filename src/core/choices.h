@@ -16,6 +16,10 @@ struct ChoiceRequest {
     DataAccess access = DataAccess::sees;
     bool copies_writes = false;  // Backend::copied_write_max is not 0
     Recovery recovery = Recovery::none;
+    bool zoned = false;
+    bool metadata = false;
+    bool shares_memory = false;
+    bool scans_partitions = true;
     std::uint64_t offered = 0;  // UBLK_F_* of the running kernel
 };
 

@@ -181,6 +181,64 @@ TEST(Choices, ShortWritesAreCopiedOnlyWhereNothingElseIs) {
     EXPECT_EQ(again->choices.data_path, DataPath::zero_copy);
 }
 
+// ---- What a disk is ----------------------------------------------------------------------------
+
+TEST(Choices, WhatADiskIsNeedsAKernelThatHasIt) {
+    struct Case {
+        ChoiceRequest request;
+        std::uint64_t feature;
+        KernelVersion since;
+        DataPath path;
+    };
+    const auto holds = DataAccess::holds;
+    for (const Case& one :
+         {Case{{.zoned = true}, abi::f_zoned, {6, 6}, DataPath::user_copy},
+          Case{{.metadata = true}, abi::f_integrity, {7, 0}, DataPath::user_copy},
+          Case{{.access = holds, .shares_memory = true},
+               abi::f_shmem_zc,
+               {7, 1},
+               DataPath::user_copy},
+          Case{{.access = DataAccess::routes, .shares_memory = true},
+               abi::f_shmem_zc,
+               {7, 1},
+               DataPath::zero_copy},
+          Case{{.scans_partitions = false}, abi::f_no_auto_part_scan, {7, 0}, DataPath::copy}}) {
+        for (const KernelVersion kernel : kKernels) {
+            ChoiceRequest request = one.request;
+            request.offered = kernel::features_since(kernel);
+            const auto choice = choose(request);
+            ASSERT_EQ(choice.has_value(), kernel >= one.since) << to_string(kernel);
+            if (choice) {
+                EXPECT_EQ(name(choice->choices.data_path), name(one.path));
+                EXPECT_NE(choice->features & one.feature, 0U);
+            } else {
+                EXPECT_EQ(choice.error().code, EOPNOTSUPP);
+                EXPECT_TRUE(choice.error().detail.ends_with("needs kernel " + to_string(one.since) +
+                                                            " or newer"))
+                    << choice.error().detail;
+            }
+        }
+    }
+}
+
+TEST(Choices, WhatADiskIsLeavesItNotEveryPath) {
+    const std::uint64_t all = kernel::features_since({7, 3});
+    const auto refused = [&](ChoiceRequest request) {
+        request.offered = all;
+        const auto choice = choose(request);
+        return choice ? std::string("chosen") : choice.error().detail;
+    };
+    EXPECT_EQ(refused({.data_path = DataPath::copy, .zoned = true}),
+              "data path copy: a disk with zones needs user-copy");
+    EXPECT_EQ(refused({.data_path = DataPath::get_data, .metadata = true}),
+              "data path get-data: a disk with metadata needs user-copy");
+    EXPECT_EQ(refused({.commands = CommandStyle::batch, .zoned = true}),
+              "a zoned disk has no batch commands");
+    EXPECT_EQ(refused({.commands = CommandStyle::batch, .metadata = true}), "chosen");
+    EXPECT_EQ(refused({.data_path = DataPath::get_data, .shares_memory = true}),
+              "data path get-data: the kernel does not share memory with clients on it");
+}
+
 // ---- Commands ----------------------------------------------------------------------------------
 
 TEST(Choices, BatchCommandsAreTakenOrRefusedWithTheReleaseThatHasThem) {

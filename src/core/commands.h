@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include <ashlar/device.h>
 
@@ -28,6 +29,10 @@ struct QueueConfig {
     CommandStyle commands = CommandStyle::per_io;
     DataAccess access = DataAccess::sees;
     Capabilities capabilities{};
+    std::uint64_t zone_size = 0;  // bytes; 0: no zoned disk
+    Metadata metadata{};
+    // Where each buffer of shared memory lies that is registered with the driver, by index.
+    std::span<const std::span<std::byte>> shared{};
     std::uint32_t copied_write_max = 0;  // bytes; on the zero copy paths: Backend::copied_write_max
 
     [[nodiscard]] std::uint16_t tags() const noexcept {
@@ -40,6 +45,9 @@ struct QueueConfig {
     [[nodiscard]] std::uint32_t buffer_bytes() const noexcept {
         // Whole pages: what lies underneath may want its data aligned.
         return zero_copy() ? round_up(std::min(copied_write_max, io_max), 4096U) : io_max;
+    }
+    [[nodiscard]] std::uint32_t metadata_bytes() const noexcept {
+        return static_cast<std::uint32_t>(metadata.bytes_for(io_max));
     }
 };
 

@@ -303,6 +303,22 @@ Result<void> Control::update_size(DeviceId id, std::uint64_t size) {
     return {};
 }
 
+Result<std::uint16_t> Control::register_buffer(DeviceId id, std::span<std::byte> memory) {
+    auto buffer = to_bytes(abi::ShmemBufReg{.addr = reinterpret_cast<std::uintptr_t>(memory.data()),
+                                            .len = memory.size(),
+                                            .flags = 0,
+                                            .reserved = 0});
+    auto answer = state_->run({.opcode = commands::reg_buf, .device = id}, buffer);
+    if (!answer) return std::unexpected(answer.error());
+    return static_cast<std::uint16_t>(*answer);
+}
+
+Result<void> Control::unregister_buffer(DeviceId id, std::uint16_t index) {
+    auto answer = state_->run({.opcode = commands::unreg_buf, .device = id, .data = index});
+    if (!answer) return std::unexpected(answer.error());
+    return {};
+}
+
 Result<void> Control::start_recovery(DeviceId id) {
     auto answer = state_->run({.opcode = commands::start_user_recovery, .device = id});
     if (!answer) return std::unexpected(answer.error());

@@ -55,12 +55,19 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOpti
                           .access = backend->data_access(),
                           .copies_writes = backend->copied_write_max() != 0,
                           .recovery = options.recovery,
+                          .zoned = geometry.zones.size != 0,
+                          .metadata = geometry.metadata.size != 0,
+                          .shares_memory = !options.shared_memory.empty(),
+                          .scans_partitions = options.partition_scan,
                           .offered = *features});
     if (!choice) return std::unexpected(choice.error());
     auto queues = queues_for(*backend, options);
     if (!queues) return std::unexpected(queues.error());
+    auto shared = SharedMemory::open(options.shared_memory);
+    if (!shared) return std::unexpected(shared.error());
     auto state = std::make_shared<State>(std::move(*control), std::move(backend), options);
     state->options.queues = *queues;
+    state->shared = std::move(*shared);
     state->choice = std::move(*choice);
     state->geometry = geometry;
     state->capabilities = capabilities;
@@ -91,6 +98,7 @@ Result<void> Device::State::add(std::optional<DeviceId> id, std::uint64_t identi
                                     "choose another data path, kind of commands or recovery"));
     } else {
         set = control.set_params(info.id, geometry, capabilities, info.io_max);
+        if (set && shared) set = SharedMemory::register_with(control, info.id, shared.get());
     }
     // The first error is the one to tell; a removal that fails too leaves a dead device.
     if (!set) static_cast<void>(control.remove(info.id));
@@ -154,6 +162,7 @@ Result<void> Device::State::take_over(DeviceId id) {
         choice_of_device(info.features, backend->data_access(), options.threads_per_queue);
     if (!made_for) return std::unexpected(made_for.error());
     choice = std::move(*made_for);
+    if (auto sharing = share_memory(); !sharing) return sharing;
     if (options.recovery == Recovery::none) {
         if (info.state != DeviceState::dead) {
             return std::unexpected(error("recover device", EBUSY, "it is live",
@@ -175,6 +184,19 @@ Result<void> Device::State::take_over(DeviceId id) {
     return {};
 }
 
+Result<void> Device::State::share_memory() {
+    const bool can = (info.features & kernel::abi::f_shmem_zc) != 0;
+    if (!can && !options.shared_memory.empty()) {
+        return std::unexpected(error("recover device", EINVAL,
+                                     "it was made without memory shared with its users",
+                                     "leave the shared memory out"));
+    }
+    auto opened = SharedMemory::open(options.shared_memory);
+    if (!opened) return std::unexpected(opened.error());
+    shared = std::move(*opened);
+    return can ? SharedMemory::register_with(control, info.id, shared.get()) : Result<void>();
+}
+
 // What users of the block device count on must still be there.
 Result<void> Device::State::check_backend(const DeviceParams& params) const {
     const Geometry now = backend->geometry();
@@ -188,6 +210,12 @@ Result<void> Device::State::check_backend(const DeviceParams& params) const {
     if (now.size != was.size) return refuse("size", was.size, now.size);
     if (now.logical_block_size > was.logical_block_size) {
         return refuse("logical block size", was.logical_block_size, now.logical_block_size);
+    }
+    if (now.zones.size != was.zones.size) {
+        return refuse("zone size", was.zones.size, now.zones.size);
+    }
+    if (now.metadata != was.metadata) {
+        return refuse("metadata size", was.metadata.size, now.metadata.size);
     }
     const Capabilities can = backend->capabilities();
     const Capabilities& needed = params.capabilities;

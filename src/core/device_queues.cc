@@ -42,6 +42,10 @@ Result<void> DeviceQueues::open_part(QueueThread& on, std::uint32_t part,
         .commands = serving_.choices.commands,
         .access = serving_.backend->data_access(),
         .capabilities = serving_.capabilities,
+        .zone_size = serving_.zone_size,
+        .metadata = serving_.metadata,
+        .shared =
+            serving_.shared ? serving_.shared->buffers() : std::span<const std::span<std::byte>>(),
         .copied_write_max = may_copy ? serving_.backend->copied_write_max() : 0,
     };
     auto queue = Queue::open(config, {.reactor = on.reactor(),

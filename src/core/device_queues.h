@@ -17,6 +17,7 @@
 #include "core/live_metrics.h"
 #include "core/queue.h"
 #include "core/queue_threads.h"
+#include "core/shared_memory.h"
 
 namespace ashlar {
 
@@ -28,6 +29,9 @@ struct Serving {
     std::uint16_t threads_per_queue = 1;
     std::shared_ptr<Backend> backend;
     std::uint64_t size = UINT64_MAX;  // bytes
+    std::uint64_t zone_size = 0;      // bytes; 0: no zoned disk
+    Metadata metadata{};
+    std::shared_ptr<const SharedMemory> shared{};
     bool measure = false;
     std::shared_ptr<Observer> observer{};
     std::function<void()> on_end{};  // DeviceOptions::on_end

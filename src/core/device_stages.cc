@@ -50,6 +50,9 @@ Serving Device::State::serving() const {
             .threads_per_queue = options.threads_per_queue,
             .backend = backend,
             .size = geometry.size,
+            .zone_size = geometry.zones.size,
+            .metadata = geometry.metadata,
+            .shared = shared,
             .measure = options.measure,
             .observer = options.observer,
             .on_end = options.on_end};
@@ -114,7 +117,9 @@ Result<void> Device::State::begin_serving() {
     auto served = serve();
     if (served) served = start_from_child(info.id, getpid(), options.timeout);
     // Of several queues the kernel gives none a scheduler.
-    if (served && info.queues == 1 && !options.keep_scheduler) {
+    // Kernels before 6.10 keep the writes of a zone in order by it.
+    const bool keep_scheduler = options.keep_scheduler || geometry.zones.size != 0;
+    if (served && info.queues == 1 && !keep_scheduler) {
         leave_out_io_scheduler(io_scheduler_file(info.id));
     }
     return served;

@@ -40,6 +40,7 @@ struct Device::State {
     Result<void> add(std::optional<DeviceId> id, std::uint64_t identity);
     Result<void> take_over(DeviceId id);
     Result<void> check_backend(const DeviceParams& params) const;
+    Result<void> share_memory();
     Result<void> start();
     Result<void> begin_serving();
     Result<void> begin_recovery();
@@ -75,6 +76,7 @@ struct Device::State {
     Geometry geometry;
     Capabilities capabilities;
     Choice choice;
+    std::shared_ptr<const SharedMemory> shared;
     bool restartable = false;  // the driver can start a stopped device again
 
     mutable std::mutex mutex;  // guards what follows

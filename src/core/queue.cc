@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/assert.h"
+#include "core/request_rules.h"
 #include "core/user_copy.h"
 #include "kernel/codec.h"
 
@@ -37,23 +38,6 @@ Result<Mapping> map_private(const QueueConfig& config, std::size_t size, const c
     // What is on the disk is nothing for a core file.
     static_cast<void>(madvise(memory, size, MADV_DONTDUMP));
     return Mapping(memory, size);
-}
-
-bool has_data(const Request& request) noexcept {
-    return request.op == Op::read || request.op == Op::write;
-}
-
-// A session that answers with a count must have moved as much as it was asked to.
-bool is_short(const Request& request, IoResult result) noexcept {
-    return result.ok() && result.count() != 0 && has_data(request) &&
-           result.count() != request.length;
-}
-
-// The kernel reads the result of data transfers only; for the others 0 stands for success, which
-// also keeps a discard of 2 GiB or more from looking like an errno.
-std::int32_t kernel_result(const Request& request, IoResult result) noexcept {
-    if (!result.ok()) return -result.error();
-    return has_data(request) ? static_cast<std::int32_t>(request.length) : 0;
 }
 
 }  // namespace
@@ -143,6 +127,11 @@ Result<void> Queue::map_memory() {
         if (!buffers) return std::unexpected(buffers.error());
         buffers_ = std::move(*buffers);
     }
+    if (const std::uint32_t each = config_.metadata_bytes(); each != 0) {
+        auto metadata = map_private(config_, tags * each, "metadata buffers");
+        if (!metadata) return std::unexpected(metadata.error());
+        metadata_ = std::move(*metadata);
+    }
     auto arenas = map_private(config_, tags * kArenaBytes, "request frames");
     if (!arenas) return std::unexpected(arenas.error());
     arenas_ = std::move(*arenas);
@@ -151,9 +140,11 @@ Result<void> Queue::map_memory() {
 
 void Queue::make_tags() {
     const std::size_t bytes = config_.buffer_bytes();
+    const std::size_t metadata = config_.metadata_bytes();
     for (std::size_t slot = 0; slot < config_.tags(); ++slot) {
         const Tag::Memory memory{
             .buffer = bytes == 0 ? nullptr : buffers_.data() + slot * bytes,
+            .metadata = metadata == 0 ? nullptr : metadata_.data() + slot * metadata,
             .arena = arenas_.data() + slot * kArenaBytes,
             .arena_bytes = kArenaBytes,
         };
@@ -287,27 +278,9 @@ int Queue::decode(Tag& tag) noexcept {
     if (error != 0) [[unlikely]] {
         tag.request = {.op = Op::unknown, .queue = config_.index, .tag = tag.index()};
     } else {
-        error = refusal(tag.request);
+        error = refusal(tag.request, config_, size_);
     }
     return error;
-}
-
-// The errno for what was not advertised, or does not fit; 0 when the session may have it.
-int Queue::refusal(const Request& request) const noexcept {
-    const Capabilities& can = config_.capabilities;
-    const bool writes = request.op != Op::read && request.op != Op::flush;
-    if (can.read_only && writes) return EROFS;
-    // The disk has become smaller since it was sent.
-    if (request.length > size_ || request.offset > size_ - request.length) [[unlikely]]
-        return EIO;
-    switch (request.op) {
-        case Op::read:
-        case Op::write: return request.length > config_.io_max ? EINVAL : 0;
-        case Op::flush: return can.flush ? 0 : EOPNOTSUPP;
-        case Op::discard: return can.discard ? 0 : EOPNOTSUPP;
-        case Op::write_zeroes: return can.write_zeroes ? 0 : EOPNOTSUPP;
-        default: return EOPNOTSUPP;
-    }
 }
 
 void Queue::serve(Tag& tag) noexcept {
@@ -316,11 +289,18 @@ void Queue::serve(Tag& tag) noexcept {
     tag.flush_after = tag.request.fua && can.flush && !can.fua;
     tag.request.fua = tag.request.fua && can.fua;
     if (!has_data(tag.request)) return start(tag, tag.request);
-    if (!config_.zero_copy() || is_user_copied(tag.request)) return serve_in_memory(tag);
     const auto& descriptor =
         kernel::descriptor(descriptors_.data(), tag.index(), sizeof(abi::IoDesc));
-    const bool is_registered = config_.data_path == DataPath::zero_copy &&
-                               (kernel::kernel_flags(descriptor) & abi::io_f_need_reg_buf) == 0;
+    const std::uint32_t flags = kernel::kernel_flags(descriptor);
+    if ((flags & abi::io_f_integrity) != 0) [[unlikely]] {
+        const std::uint64_t length = config_.metadata.bytes_for(tag.request.length);
+        tag.request.metadata = Buffer::memory(tag.metadata(), static_cast<std::uint32_t>(length));
+    }
+    if ((flags & abi::io_f_shmem_zc) != 0) [[unlikely]]
+        return serve_shared(tag, descriptor);
+    if (!config_.zero_copy() || is_user_copied(tag.request)) return serve_in_memory(tag);
+    const bool is_registered =
+        config_.data_path == DataPath::zero_copy && (flags & abi::io_f_need_reg_buf) == 0;
     if (is_registered) [[likely]]
         return serve_registered(tag);
     register_buffer(tag);
@@ -328,7 +308,7 @@ void Queue::serve(Tag& tag) noexcept {
 
 // A write whose data comes to memory by our own reading.
 bool Queue::is_user_copied(const Request& request) const noexcept {
-    if (request.op != Op::write) return false;
+    if (!brings_data(request)) return false;
     return config_.data_path == DataPath::user_copy ||
            (config_.zero_copy() && request.length <= config_.copied_write_max);
 }
@@ -343,8 +323,9 @@ void Queue::place(Tag& tag) noexcept {
 void Queue::serve_in_memory(Tag& tag) noexcept {
     place(tag);
     if (is_user_copied(tag.request)) {
-        const int error = copy_from_request(with_.device->fd.get(), tag.request, tag.data);
-        if (error != 0) return commit(tag, IoResult::from_errno(error));
+        if (const int error = copy_in(tag); error != 0) {
+            return commit(tag, IoResult::from_errno(error));
+        }
     }
     if (tag.data != tag.buffer()) {
         // It is where it belongs, but not durable: the session has not seen it.
@@ -352,6 +333,43 @@ void Queue::serve_in_memory(Tag& tag) noexcept {
         return finish(tag, IoResult{});
     }
     tag.request.buffer = Buffer::memory(tag.data, static_cast<std::uint32_t>(tag.request.length));
+    start(tag, tag.request);
+}
+
+// Answers 0 or an errno.
+int Queue::copy_in(Tag& tag) noexcept {
+    const int device = with_.device->fd.get();
+    const int error =
+        copy_from_request(device, tag.request, Part::data, {tag.data, tag.request.length});
+    if (error != 0 || tag.request.metadata.length() == 0) [[likely]]
+        return error;
+    return copy_from_request(device, tag.request, Part::metadata, tag.request.metadata.bytes());
+}
+
+int Queue::copy_out(const Tag& tag) noexcept {
+    const int device = with_.device->fd.get();
+    const int error =
+        copy_to_request(device, tag.request, Part::data, {tag.data, tag.request.length});
+    if (error != 0 || tag.request.metadata.length() == 0) [[likely]]
+        return error;
+    return copy_to_request(device, tag.request, Part::metadata, tag.request.metadata.bytes());
+}
+
+// Null if that is outside of what is registered.
+std::byte* Queue::shared_place(const abi::IoDesc& descriptor, std::uint64_t length) const noexcept {
+    const kernel::ShmemAddress address = kernel::decode_shmem_address(descriptor.addr);
+    if (address.index >= config_.shared.size()) return nullptr;
+    const std::span<std::byte> memory = config_.shared[address.index];
+    if (length > memory.size() || address.offset > memory.size() - length) return nullptr;
+    return memory.data() + address.offset;
+}
+
+// The data lies in memory that client and server share: it stays there.
+void Queue::serve_shared(Tag& tag, const abi::IoDesc& descriptor) noexcept {
+    std::byte* const data = shared_place(descriptor, tag.request.length);
+    if (data == nullptr) return commit(tag, IoResult(std::errc::bad_address));
+    tag.in_shared_memory = true;
+    tag.request.buffer = Buffer::memory(data, static_cast<std::uint32_t>(tag.request.length));
     start(tag, tag.request);
 }
 
@@ -393,16 +411,24 @@ void Queue::start(Tag& tag, const Request& request) noexcept {
 }
 
 void Queue::finish(Tag& tag, IoResult result) noexcept {
-    if (is_short(tag.request, result)) [[unlikely]]
+    if (std::exchange(tag.flushing, false)) [[unlikely]] {
+        if (result.ok()) result = tag.written;
+    } else if (is_false(tag.request, config_, result)) [[unlikely]] {
         result = IoResult(std::errc::io_error);
+    }
     if (tag.flush_after && result.ok()) [[unlikely]] {
         // FUA for a backend that has none: the write is in, now make it durable.
         tag.flush_after = false;
+        tag.flushing = true;
+        tag.written = result;
         tag.flush = {.op = Op::flush, .queue = tag.request.queue, .tag = tag.request.tag};
         return start(tag, tag.flush);
     }
-    if (config_.data_path == DataPath::user_copy && tag.request.op == Op::read && result.ok()) {
-        const int error = copy_to_request(with_.device->fd.get(), tag.request, tag.data);
+    if (tag.request.op == Op::report_zones && result.ok()) [[unlikely]]
+        kernel::encode_zone_report(tag.request.bytes(), result.count());
+    if (config_.data_path == DataPath::user_copy && takes_data(tag.request) && result.ok() &&
+        !tag.in_shared_memory) {
+        const int error = copy_out(tag);
         if (error != 0) result = IoResult::from_errno(error);
     }
     commit(tag, result);
@@ -434,8 +460,11 @@ void Queue::commit(Tag& tag, IoResult result) noexcept {
             file_, abi::u_io_unregister_io_buf,
             kernel::make_io_cmd(config_.index, tag.index(), 0, tag.registered_index()));
     }
+    const bool is_append = tag.request.op == Op::zone_append && result.ok();
+    tag.appended_at = is_append ? result.count() >> kernel::sector_shift : 0;
     commands_->commit(tag, kernel_result(tag.request, result));
     tag.data = tag.buffer();
+    tag.in_shared_memory = false;
     settled();
 }
 
@@ -450,7 +479,7 @@ std::uint64_t Queue::command_address(const Tag& tag) const noexcept {
         case DataPath::copy: return reinterpret_cast<std::uintptr_t>(tag.buffer());
         // A read's data is copied from the address that its commit names.
         case DataPath::get_data: return reinterpret_cast<std::uintptr_t>(tag.data);
-        default: return 0;
+        default: return tag.appended_at;
     }
 }
 

@@ -130,10 +130,14 @@ private:
     void let_go() noexcept;
     void completed(Tag& tag, std::int32_t result) noexcept;
     [[nodiscard]] int decode(Tag& tag) noexcept;
-    [[nodiscard]] int refusal(const Request& request) const noexcept;
     void serve(Tag& tag) noexcept;
     [[nodiscard]] bool is_user_copied(const Request& request) const noexcept;
     void place(Tag& tag) noexcept;
+    [[nodiscard]] std::byte* shared_place(const kernel::abi::IoDesc& descriptor,
+                                          std::uint64_t length) const noexcept;
+    void serve_shared(Tag& tag, const kernel::abi::IoDesc& descriptor) noexcept;
+    [[nodiscard]] int copy_in(Tag& tag) noexcept;
+    [[nodiscard]] int copy_out(const Tag& tag) noexcept;
     void serve_in_memory(Tag& tag) noexcept;
     void serve_registered(Tag& tag) noexcept;
     void register_buffer(Tag& tag) noexcept;
@@ -163,6 +167,7 @@ private:
     std::uint32_t tags_home_ = 0;
     Mapping descriptors_;  // written by the kernel
     Mapping buffers_;
+    Mapping metadata_;
     Mapping arenas_;
     std::uint16_t first_registered_ = 0;
     bool buffers_reserved_ = false;

@@ -32,7 +32,8 @@ enum class TagState : std::uint8_t { home, with_kernel, serving, registering };
 class Tag final : public Operation {
 public:
     struct Memory {
-        std::byte* buffer = nullptr;  // QueueConfig::buffer_bytes; null if that is 0
+        std::byte* buffer = nullptr;    // QueueConfig::buffer_bytes; null if that is 0
+        std::byte* metadata = nullptr;  // QueueConfig::metadata_bytes; null if that is 0
         std::byte* arena = nullptr;
         std::size_t arena_bytes = 0;
     };
@@ -41,6 +42,7 @@ public:
         : data(memory.buffer),
           queue_(queue),
           buffer_(memory.buffer),
+          metadata_(memory.metadata),
           index_(index),
           registered_index_(registered_index),
           arena_(memory.arena, memory.arena_bytes),
@@ -63,18 +65,23 @@ public:
     [[nodiscard]] std::uint16_t index() const noexcept { return index_; }
     [[nodiscard]] std::uint16_t registered_index() const noexcept { return registered_index_; }
     [[nodiscard]] std::byte* buffer() const noexcept { return buffer_; }
+    [[nodiscard]] std::byte* metadata() const noexcept { return metadata_; }
     [[nodiscard]] Queue& queue() const noexcept { return queue_; }
     [[nodiscard]] Io& io() noexcept { return io_; }
 
     // Used by Queue while serving.
-    Request request;           // what the kernel asked for
-    Request flush;             // what follows it when FUA is emulated
-    std::byte* data;           // where the request's bytes are or go, if that is memory
-    LiveTimes::Begin begun{};  // where time is taken
-    bool flush_after = false;  // FUA that the engine emulates
-    bool registered = false;   // by a command of ours, to be undone before the commit
-    bool held = false;         // not to be answered: the next server gets the request
-    Task<> task{};             // when the session did not finish at once
+    Request request;                // what the kernel asked for
+    Request flush;                  // what follows it when FUA is emulated
+    std::byte* data;                // where the request's bytes are or go, if that is memory
+    std::uint64_t appended_at = 0;  // sector; of a zone_append that is committed, else 0
+    LiveTimes::Begin begun{};       // where time is taken
+    bool flush_after = false;       // FUA that the engine emulates
+    bool flushing = false;          // doing so, for what was
+    IoResult written{};             // with this result
+    bool in_shared_memory = false;  // where the data is
+    bool registered = false;        // by a command of ours, to be undone before the commit
+    bool held = false;              // not to be answered: the next server gets the request
+    Task<> task{};                  // when the session did not finish at once
     // Used by PerIoCommands.
     kernel::abi::IoCmd command{};  // as last submitted, to submit again when the kernel says so
     std::uint32_t opcode = 0;
@@ -89,6 +96,7 @@ private:
 
     Queue& queue_;
     std::byte* buffer_;
+    std::byte* metadata_;
     std::uint16_t index_;
     std::uint16_t registered_index_;
     TagState state_ = TagState::home;

@@ -1,6 +1,7 @@
 #include "kernel/codec.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <limits>
 
@@ -11,9 +12,12 @@ namespace {
 constexpr std::uint32_t block_size_max = 4096;  // the smallest page of any kernel
 constexpr std::uint32_t segment_size_min = 4096;
 constexpr std::uint32_t preferred_size_max = 256U << 20;  // the driver's limit, in bytes
-constexpr unsigned preferred_shift_max = 28;              // the same, as a shift
+constexpr unsigned block_shift_max = 12;
+constexpr unsigned preferred_shift_max = 28;  // the same, as a shift
 constexpr std::uint32_t discard_granularity_default = 4096;
 constexpr std::uint64_t discard_max_default = std::uint64_t{1} << 30;
+
+constexpr std::uint64_t zone_size_max = std::uint64_t{1} << 40;  // its sectors fit in 32 bits
 
 // The kernel counts a disk's bytes in a signed 64-bit offset.
 constexpr std::uint64_t sectors_max = (std::uint64_t{1} << (63 - sector_shift)) - 1;
@@ -47,8 +51,32 @@ abi::ParamBasic encode_basic(const Geometry& geometry, const Capabilities& capab
     basic.io_opt_shift = geometry.io_opt == 0 ? std::uint8_t{0} : shift_of(geometry.io_opt);
     basic.max_sectors = clipped_sectors(options.io_max_bytes, geometry.logical_block_size);
     basic.chunk_sectors = geometry.chunk >> sector_shift;
+    if (geometry.zones.size != 0) {
+        basic.chunk_sectors = static_cast<std::uint32_t>(geometry.zones.size >> sector_shift);
+        basic.max_sectors = std::min(basic.max_sectors, basic.chunk_sectors);
+    }
     basic.dev_sectors = geometry.size >> sector_shift;
     return basic;
+}
+
+struct ChecksumRule {
+    Checksum checksum = Checksum::none;
+    std::uint8_t type = abi::pi_csum_none;
+    std::uint8_t bytes = 0;  // of what the block layer computes
+};
+constexpr std::array checksum_rules = {
+    ChecksumRule{Checksum::none, abi::pi_csum_none, 0},
+    ChecksumRule{Checksum::ip, abi::pi_csum_ip, 8},
+    ChecksumRule{Checksum::crc16_t10dif, abi::pi_csum_crc16_t10dif, 8},
+    ChecksumRule{Checksum::crc64_nvme, abi::pi_csum_crc64_nvme, 16},
+};
+const ChecksumRule& rule_of(Checksum checksum) noexcept {
+    return checksum_rules[static_cast<std::size_t>(checksum)];
+}
+std::optional<Checksum> checksum_of(std::uint8_t type) noexcept {
+    const auto* const rule = std::ranges::find(checksum_rules, type, &ChecksumRule::type);
+    if (rule == checksum_rules.end()) return std::nullopt;
+    return rule->checksum;
 }
 
 abi::ParamDiscard encode_discard(const Geometry& geometry,
@@ -118,6 +146,54 @@ std::unexpected<std::string> refuse(std::string_view what, std::uint64_t value,
     return std::unexpected{std::move(reason)};
 }
 
+std::expected<void, std::string> validate_zones(const Geometry& geometry) {
+    const Zones& zones = geometry.zones;
+    if (zones.size == 0) return {};
+    const std::uint64_t least = std::max<std::uint64_t>(4096, geometry.logical_block_size);
+    if (!std::has_single_bit(zones.size) || zones.size < least || zones.size > zone_size_max) {
+        return refuse("zone size", zones.size,
+                      "it must be a power of two from 4096 to 2^40, at least a logical block");
+    }
+    if (geometry.size % zones.size != 0) {
+        return refuse("size", geometry.size,
+                      "it must be a multiple of the zone size " + std::to_string(zones.size));
+    }
+    const std::uint64_t count = geometry.size / zones.size;
+    if (count > std::numeric_limits<std::uint32_t>::max()) {
+        return refuse("number of zones", count, "it must be less than 2^32");
+    }
+    const std::string allowed =
+        "it must be 0 or at most the number of zones, " + std::to_string(count);
+    if (zones.open_max > count) return refuse("zones open at once", zones.open_max, allowed);
+    if (zones.active_max > count) return refuse("active zones", zones.active_max, allowed);
+    if (zones.active_max != 0 && zones.open_max > zones.active_max) {
+        return refuse(
+            "zones open at once", zones.open_max,
+            "it must be at most the number of active ones, " + std::to_string(zones.active_max));
+    }
+    return {};
+}
+
+std::expected<void, std::string> validate_metadata(const Geometry& geometry) {
+    const Metadata& metadata = geometry.metadata;
+    if (metadata.size == 0) return {};
+    if (!std::has_single_bit(metadata.interval) || metadata.interval < 512 ||
+        metadata.interval > geometry.logical_block_size) {
+        return refuse("metadata interval", metadata.interval,
+                      "it must be a power of two from 512 to the logical block size " +
+                          std::to_string(geometry.logical_block_size));
+    }
+    const std::uint8_t least = rule_of(metadata.checksum).bytes;
+    if (metadata.size < least) {
+        return refuse("metadata size", metadata.size,
+                      "the checksum needs " + std::to_string(least) + " bytes");
+    }
+    if (metadata.reference_tag && metadata.checksum == Checksum::none) {
+        return std::unexpected("a reference tag needs a checksum");
+    }
+    return {};
+}
+
 }  // namespace
 
 abi::IoDesc encode_request(const Request& request, std::uint32_t flags,
@@ -173,6 +249,25 @@ std::vector<std::byte> prepend_device_path(std::string_view path,
         std::memcpy(buffer.data() + path.size() + 1, payload.data(), payload.size());
     }
     return buffer;
+}
+
+void encode_zone_report(std::span<std::byte> report, std::size_t zones) noexcept {
+    static_assert(sizeof(Zone) == sizeof(abi::Zone));
+    const std::size_t bytes = zones * sizeof(abi::Zone);
+    for (std::size_t at = 0; at < bytes; at += sizeof(abi::Zone)) {
+        Zone zone;
+        std::memcpy(&zone, report.data() + at, sizeof zone);
+        abi::Zone out{};
+        out.start = zone.start >> sector_shift;
+        out.len = zone.length >> sector_shift;
+        out.wp = zone.write_pointer >> sector_shift;
+        out.type = zone.type == ZoneType::conventional ? abi::zone_type_conventional
+                                                       : abi::zone_type_seqwrite_req;
+        out.cond = static_cast<std::uint8_t>(zone.condition);
+        out.capacity = zone.capacity >> sector_shift;
+        std::memcpy(report.data() + at, &out, sizeof out);
+    }
+    if (bytes < report.size()) std::memset(report.data() + bytes, 0, report.size() - bytes);
 }
 
 abi::DevInfo encode_dev_info(const DevSettings& settings) noexcept {
@@ -280,7 +375,8 @@ std::expected<void, std::string> validate_geometry(const Geometry& geometry) {
         return refuse("segment boundary", geometry.segment_boundary,
                       "it must be 0 or a power of two of at least 4096");
     }
-    return {};
+    if (auto valid = validate_zones(geometry); !valid) return valid;
+    return validate_metadata(geometry);
 }
 
 abi::Params encode_params(const Geometry& geometry, const Capabilities& capabilities,
@@ -293,9 +389,11 @@ abi::Params encode_params(const Geometry& geometry, const Capabilities& capabili
         params.types |= abi::param_type_discard;
         params.discard = encode_discard(geometry, capabilities);
     }
-    if (options.zoned) {
+    if (geometry.zones.size != 0) {
         params.types |= abi::param_type_zoned;
-        params.zoned = *options.zoned;
+        params.zoned.max_open_zones = geometry.zones.open_max;
+        params.zoned.max_active_zones = geometry.zones.active_max;
+        params.zoned.max_zone_append_sectors = params.basic.max_sectors;
     }
     if (options.dma_alignment != 0) {
         params.types |= abi::param_type_dma_align;
@@ -305,9 +403,14 @@ abi::Params encode_params(const Geometry& geometry, const Capabilities& capabili
         params.types |= abi::param_type_segment;
         params.seg = *options.segment;
     }
-    if (options.integrity) {
+    if (geometry.metadata.size != 0) {
         params.types |= abi::param_type_integrity;
-        params.integrity = *options.integrity;
+        const Metadata& metadata = geometry.metadata;
+        params.integrity.flags = abi::pi_cap_integrity;
+        if (metadata.reference_tag) params.integrity.flags |= abi::pi_cap_reftag;
+        params.integrity.interval_exp = shift_of(metadata.interval);
+        params.integrity.metadata_size = metadata.size;
+        params.integrity.csum_type = rule_of(metadata.checksum).type;
     }
     return params;
 }
@@ -335,7 +438,12 @@ std::expected<DecodedParams, int> decode_params(std::span<const std::byte> bytes
         out.numbers = DeviceNumbers{params.devt.char_major, params.devt.char_minor,
                                     params.devt.disk_major, params.devt.disk_minor};
     }
-    if (given(abi::param_type_zoned, offsetof(abi::Params, dma))) out.zoned = params.zoned;
+    if (given(abi::param_type_zoned, offsetof(abi::Params, dma))) {
+        out.geometry.zones = {.size = std::uint64_t{params.basic.chunk_sectors} << sector_shift,
+                              .open_max = params.zoned.max_open_zones,
+                              .active_max = params.zoned.max_active_zones};
+        out.geometry.chunk = 0;
+    }
     if (given(abi::param_type_dma_align, offsetof(abi::Params, dma) + sizeof(abi::ParamDmaAlign))) {
         if (!std::has_single_bit(std::uint64_t{params.dma.alignment} + 1) ||
             params.dma.alignment == std::numeric_limits<std::uint32_t>::max()) {
@@ -346,7 +454,17 @@ std::expected<DecodedParams, int> decode_params(std::span<const std::byte> bytes
     if (given(abi::param_type_segment, offsetof(abi::Params, integrity))) {
         out.segment = params.seg;
     }
-    if (given(abi::param_type_integrity, sizeof(abi::Params))) out.integrity = params.integrity;
+    if (given(abi::param_type_integrity, sizeof(abi::Params))) {
+        const auto checksum = checksum_of(params.integrity.csum_type);
+        if (!checksum || params.integrity.interval_exp > block_shift_max) {
+            return std::unexpected{EINVAL};
+        }
+        out.geometry.metadata = {
+            .size = params.integrity.metadata_size,
+            .interval = std::uint32_t{1} << params.integrity.interval_exp,
+            .checksum = *checksum,
+            .reference_tag = (params.integrity.flags & abi::pi_cap_reftag) != 0};
+    }
     return out;
 }
 

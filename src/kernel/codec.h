@@ -100,6 +100,10 @@ inline constexpr std::uint64_t sector_limit = std::uint64_t{1} << (63 - sector_s
     return desc.op_flags & ~std::uint32_t{0xff};
 }
 
+// A report that a session filled in, zones of it, as the kernel wants it: the entry after the last
+// is all zeroes, if there is room for one.
+void encode_zone_report(std::span<std::byte> report, std::size_t zones) noexcept;
+
 // The inverse, for a model of the driver. Length is rounded down to whole sectors (or zones).
 [[nodiscard]] abi::IoDesc encode_request(const Request& request, std::uint32_t flags,
                                          std::uint64_t addr) noexcept;
@@ -366,8 +370,6 @@ struct ParamsOptions {
     bool fua = true;                  // offer FUA with a volatile cache: the engine can emulate it
     std::uint32_t dma_alignment = 0;  // bytes, a power of two up to a page; 0: the kernel's 4
     std::optional<abi::ParamSegment> segment{};
-    std::optional<abi::ParamZoned> zoned{};          // f_zoned; chunk is then the zone size
-    std::optional<abi::ParamIntegrity> integrity{};  // f_integrity
 };
 
 // The parameters of a valid geometry. The driver accepts them if io_max_bytes is at least a page
@@ -390,8 +392,6 @@ struct DecodedParams {
     std::uint32_t dma_alignment = 0;  // 0: not given
     std::optional<DeviceNumbers> numbers{};
     std::optional<abi::ParamSegment> segment{};
-    std::optional<abi::ParamZoned> zoned{};
-    std::optional<abi::ParamIntegrity> integrity{};
 };
 
 // `bytes` begins with an abi::Params, perhaps a shorter one of an older kernel: blocks that are

@@ -144,14 +144,94 @@ TEST(EncodeParams, OptionalBlocks) {
     all.dma_alignment = 512;
     all.segment = abi::ParamSegment{
         .seg_boundary_mask = 4095, .max_segment_size = 4096, .max_segments = 32, .pad = {}};
-    all.zoned = abi::ParamZoned{};
-    all.integrity = abi::ParamIntegrity{};
-    const abi::Params params = encode_params(disk, {}, all);
+    Geometry geometry = disk;
+    geometry.zones = {.size = disk.size / 4, .open_max = 2, .active_max = 3};
+    geometry.metadata = {
+        .size = 8, .interval = 512, .checksum = Checksum::crc16_t10dif, .reference_tag = true};
+    const abi::Params params = encode_params(geometry, {}, all);
     EXPECT_EQ(params.types, abi::param_type_basic | abi::param_type_zoned |
                                 abi::param_type_dma_align | abi::param_type_segment |
                                 abi::param_type_integrity);
     EXPECT_EQ(params.dma.alignment, 511U);  // a mask
     EXPECT_EQ(params.seg.max_segments, 32);
+    EXPECT_EQ(params.basic.chunk_sectors, geometry.zones.size / 512);
+    EXPECT_EQ(params.zoned.max_open_zones, 2U);
+    EXPECT_EQ(params.zoned.max_active_zones, 3U);
+    EXPECT_EQ(params.zoned.max_zone_append_sectors, params.basic.max_sectors);
+    EXPECT_EQ(params.integrity.flags, abi::pi_cap_integrity | abi::pi_cap_reftag);
+    EXPECT_EQ(params.integrity.interval_exp, 9);
+    EXPECT_EQ(params.integrity.metadata_size, 8);
+    EXPECT_EQ(params.integrity.csum_type, abi::pi_csum_crc16_t10dif);
+
+    const auto decoded = decode_params(bytes_of(params));
+    ASSERT_TRUE(decoded);
+    EXPECT_EQ(decoded->geometry.zones.size, geometry.zones.size);
+    EXPECT_EQ(decoded->geometry.zones.open_max, 2U);
+    EXPECT_EQ(decoded->geometry.zones.active_max, 3U);
+    EXPECT_EQ(decoded->geometry.chunk, 0U);
+    EXPECT_EQ(decoded->geometry.metadata, geometry.metadata);
+}
+
+TEST(EncodeParams, NoRequestIsLargerThanAZone) {
+    Geometry geometry = disk;
+    geometry.zones.size = 4096;
+    EXPECT_EQ(encode_params(geometry, {}, options).basic.max_sectors, 8U);
+}
+
+TEST(ValidateGeometry, Zones) {
+    Geometry geometry = disk;
+    geometry.zones.size = disk.size / 4;
+    EXPECT_TRUE(validate_geometry(geometry));
+    for (const std::uint64_t size :
+         {std::uint64_t{3}, std::uint64_t{2048}, disk.size * 2, std::uint64_t{1} << 41}) {
+        geometry.zones.size = size;
+        EXPECT_FALSE(validate_geometry(geometry)) << size;
+    }
+    geometry.zones = {.size = disk.size / 4, .open_max = 5};
+    EXPECT_EQ(validate_geometry(geometry).error(),
+              "zones open at once is 5; it must be 0 or at most the number of zones, 4");
+    geometry.zones = {.size = disk.size / 4, .active_max = 5};
+    EXPECT_FALSE(validate_geometry(geometry));
+    geometry.zones = {.size = disk.size / 4, .open_max = 3, .active_max = 2};
+    EXPECT_FALSE(validate_geometry(geometry));
+}
+
+TEST(ValidateGeometry, Metadata) {
+    Geometry geometry = disk;
+    geometry.metadata = {.size = 8, .interval = 512, .checksum = Checksum::crc16_t10dif};
+    EXPECT_TRUE(validate_geometry(geometry));
+    geometry.metadata.checksum = Checksum::crc64_nvme;
+    EXPECT_EQ(validate_geometry(geometry).error(),
+              "metadata size is 8; the checksum needs 16 bytes");
+    geometry.metadata = {.size = 8, .interval = 8192};
+    EXPECT_FALSE(validate_geometry(geometry));
+    geometry.metadata = {.size = 8, .interval = 512, .reference_tag = true};
+    EXPECT_FALSE(validate_geometry(geometry));
+}
+
+TEST(EncodeZoneReport, CountsInSectorsAndEndsWithZeroes) {
+    std::vector<Zone> zones(3);
+    zones[0] = {.start = 0,
+                .length = 1 << 20,
+                .write_pointer = 4096,
+                .capacity = 1 << 19,
+                .condition = ZoneCondition::closed};
+    zones[1] = {.start = 1 << 20,
+                .length = 1 << 20,
+                .type = ZoneType::conventional,
+                .condition = ZoneCondition::not_write_pointer};
+    zones[2].length = 1;
+    encode_zone_report(std::as_writable_bytes(std::span(zones)), 2);
+    std::array<abi::Zone, 3> out;
+    std::memcpy(out.data(), zones.data(), sizeof out);
+    EXPECT_EQ(out[0].len, 2048U);
+    EXPECT_EQ(out[0].wp, 8U);
+    EXPECT_EQ(out[0].capacity, 1024U);
+    EXPECT_EQ(out[0].type, abi::zone_type_seqwrite_req);
+    EXPECT_EQ(out[0].cond, abi::zone_cond_closed);
+    EXPECT_EQ(out[1].start, 2048U);
+    EXPECT_EQ(out[1].type, abi::zone_type_conventional);
+    EXPECT_EQ(out[2].len, 0U);
 }
 
 TEST(DecodeParams, IsTheInverse) {

@@ -35,7 +35,14 @@ bool driver_accepts(const abi::Params& params, std::uint32_t max_io_buf_bytes) {
         if (discard.discard_granularity == 0) return false;
     }
     if ((params.types & 4) != 0) return false;  // devt is the kernel's to say
-    if ((params.types & 16) != 0) {             // dma alignment
+    if ((params.types & 8) != 0) {              // zoned; nothing after it is looked at
+        const std::uint64_t zone = basic.chunk_sectors;
+        if (zone == 0 || !std::has_single_bit(zone) || basic.dev_sectors % zone != 0) return false;
+        const std::uint64_t zones = basic.dev_sectors / zone;
+        return params.zoned.max_open_zones <= zones && params.zoned.max_active_zones <= zones &&
+               params.zoned.max_zone_append_sectors != 0;
+    }
+    if ((params.types & 16) != 0) {  // dma alignment
         const std::uint64_t alignment = std::uint64_t{params.dma.alignment} + 1;
         if (alignment > page || !std::has_single_bit(alignment)) return false;
     }
@@ -44,6 +51,18 @@ bool driver_accepts(const abi::Params& params, std::uint32_t max_io_buf_bytes) {
         const std::uint64_t boundary = segment.seg_boundary_mask + 1;
         if (!std::has_single_bit(boundary) || boundary < 4096) return false;
         if (segment.max_segment_size < 4096) return false;
+    }
+    if ((params.types & 64) != 0) {  // integrity
+        const abi::ParamIntegrity& integrity = params.integrity;
+        const unsigned tuple = integrity.csum_type == 0 ? 0 : integrity.csum_type == 4 ? 16 : 8;
+        if (integrity.csum_type > 4 || integrity.csum_type == 3 || integrity.metadata_size == 0 ||
+            integrity.pi_offset + tuple > integrity.metadata_size) {
+            return false;
+        }
+        if (integrity.csum_type == 0 && (integrity.flags & 2) != 0) return false;
+        if (integrity.interval_exp < 9 || integrity.interval_exp > basic.logical_bs_shift) {
+            return false;
+        }
     }
     return true;
 }

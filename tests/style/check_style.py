@@ -26,7 +26,7 @@ ARROWS = [
     ("src/reactor/", ANY_PUBLIC, r"(base|reactor)/.*|kernel/abi\.h"),
     ("src/core/", ANY_PUBLIC, r"(base|kernel|reactor|core)/.*"),
     ("src/backends/", ANY_PUBLIC, r"base/.*|backends/{own}/.*"),
-    ("src/layers/", ANY_PUBLIC, r"base/.*|layers/{own}/.*"),
+    ("src/layers/", ANY_PUBLIC, r"base/.*|layers/({own}/.*|plain\.h)"),
     ("sim/storm", ANY_PUBLIC, r"(base|kernel|core|sim)/.*|reactor/reactor\.h"),
     ("sim/", ANY_PUBLIC, r"(base|kernel|sim)/.*|reactor/reactor\.h"),
     ("cli/", ANY_PUBLIC, r"(base|cli)/.*|kernel/features\.h"),
