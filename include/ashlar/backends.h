@@ -68,6 +68,40 @@ struct StripeOptions {
 // One member after the other. Errors: EINVAL (not 2 to 64 members, or one of them twice).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_linear(Backends members);
 
+struct ZonedOptions {
+    std::uint64_t zone_size = 256 << 20;  // bytes, a power of two of at least 4096
+    std::uint64_t capacity = 0;      // bytes of a sequential zone that can be written; default: all
+    std::uint64_t conventional = 0;  // so many zones at the beginning may be written anywhere
+    std::uint32_t open_max = 0;      // zones open at once; 0: any number
+    std::uint32_t active_max = 0;    // the same of those open or closed
+    // The file of the write pointers, without which `inner` is worth nothing. Empty: in memory,
+    // gone with the process. A flush makes it durable with the data.
+    std::string state{};
+    bool create = false;  // make that file, which must not exist; all zones are empty then
+};
+// A zoned disk (host-managed) of a backend, as far as whole zones reach. What was never written in
+// a zone reads as zeroes. A write that is not at the write pointer fails with EIO; one that would
+// open a zone too many with ETOOMANYREFS, one too many active with EOVERFLOW. A reset discards,
+// where `inner` can. Holds an advisory lock (flock(2)) on the state.
+// Errors: EINVAL (sizes), EEXIST, ENOENT (create), EBUSY (another server has the state), those of
+// open(2).
+[[nodiscard]] Result<std::shared_ptr<Backend>> open_zoned(std::shared_ptr<Backend> inner,
+                                                          const ZonedOptions& options);
+
+struct MetadataOptions {
+    Metadata format{};    // an interval of 0: the logical block size
+    std::string path{};   // of the file it is kept in; empty: in memory, gone with the process
+    bool create = false;  // make that file, which must not exist
+};
+// Keeps metadata with each block (Geometry::metadata): with a checksum, what the block layer wrote
+// is checked when it is read, and a block that has changed meanwhile fails with EILSEQ. Blocks
+// whose checksum was never written, or was discarded, are not checked. Data and metadata are not
+// written as one: a loss of power may leave blocks whose last write was not flushed unreadable
+// until they are written again. Holds an advisory lock (flock(2)) on the file. Kernel 7.0. Errors:
+// EINVAL (the format; the file's size), EEXIST, ENOENT (create), EBUSY, those of open(2).
+[[nodiscard]] Result<std::shared_ptr<Backend>> open_metadata(std::shared_ptr<Backend> inner,
+                                                             const MetadataOptions& options);
+
 // How long a request is held before it goes on.
 struct Latency {
     enum class Shape : std::uint8_t {

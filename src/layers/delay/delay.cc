@@ -11,6 +11,7 @@
 #include <ashlar/backends.h>
 
 #include "base/assert.h"
+#include "layers/plain.h"
 
 namespace ashlar {
 namespace {
@@ -142,6 +143,9 @@ Result<void> check_latency(std::string_view operation, const Latency& latency) {
 Result<std::shared_ptr<Backend>> open_delay(std::shared_ptr<Backend> inner,
                                             const DelayOptions& options) {
     ASHLAR_ASSERT(inner != nullptr);
+    if (auto plain = layers::require_plain(*inner, "open delay layer"); !plain) {
+        return std::unexpected(plain.error());
+    }
     for (const Op op : {Op::read, Op::write, Op::flush, Op::discard, Op::write_zeroes}) {
         if (auto valid = check_latency(name(op), *latency_of(options, op)); !valid) {
             return std::unexpected(valid.error());

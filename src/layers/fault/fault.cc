@@ -15,6 +15,7 @@
 #include "base/units.h"
 #include "layers/fault/cached_session.h"
 #include "layers/fault/volatile_cache.h"
+#include "layers/plain.h"
 
 namespace ashlar {
 namespace {
@@ -210,6 +211,9 @@ std::string find_mistake(const Fault& fault, std::uint64_t size) {
 Result<std::shared_ptr<Backend>> open_fault(std::shared_ptr<Backend> inner,
                                             const FaultOptions& options) {
     ASHLAR_ASSERT(inner != nullptr);
+    if (auto plain = layers::require_plain(*inner, "open fault layer"); !plain) {
+        return std::unexpected(plain.error());
+    }
     for (std::size_t i = 0; i < options.faults.size(); ++i) {
         const std::string mistake = find_mistake(options.faults[i], inner->geometry().size);
         if (mistake.empty()) continue;

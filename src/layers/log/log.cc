@@ -22,6 +22,7 @@
 #include "layers/log/crc32c.h"
 #include "layers/log/format.h"
 #include "layers/log/reader.h"
+#include "layers/plain.h"
 
 namespace ashlar {
 namespace {
@@ -239,6 +240,9 @@ private:
 Result<std::shared_ptr<Backend>> open_log(std::shared_ptr<Backend> inner,
                                           const LogOptions& options) {
     ASHLAR_ASSERT(inner != nullptr);
+    if (auto plain = layers::require_plain(*inner, "open log layer"); !plain) {
+        return std::unexpected(plain.error());
+    }
     const Geometry geometry = inner->geometry();
     const Opening opening(options,
                           {.disk_size = geometry.size, .block = geometry.logical_block_size});

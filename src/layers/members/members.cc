@@ -11,6 +11,7 @@
 
 #include "base/assert.h"
 #include "base/units.h"
+#include "layers/plain.h"
 
 namespace ashlar::layers {
 namespace {
@@ -317,6 +318,9 @@ Result<Geometry> join_geometries(std::string_view operation, const Backends& mem
                     .discard_max = std::numeric_limits<std::uint64_t>::max(),
                     .write_zeroes_max = std::numeric_limits<std::uint64_t>::max()};
     for (const auto& member : members) {
+        if (auto plain = require_plain(*member, operation); !plain) {
+            return std::unexpected(plain.error());
+        }
         const Geometry one = member->geometry();
         // A piece may begin at any block of a request's data, and its data too must be aligned.
         joined.logical_block_size =
