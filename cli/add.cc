@@ -32,6 +32,7 @@ struct AddOptions {
     std::vector<std::string> words;    // a URI, or a program and its arguments
     std::vector<std::string> members;  // specs
     std::vector<std::string> layers;   // specs
+    std::string metadata;              // what follows "metadata:" in a spec
     Spec device;                       // options only
     std::string log_file;
     bool foreground = false;
@@ -58,6 +59,11 @@ Parsed<Spec> read_backend(const AddOptions& options) {
         auto layers = parse_layers(text, grammar());
         if (!layers) return std::unexpected("--layer: " + layers.error());
         std::ranges::move(*layers, std::back_inserter(spec.layers));
+    }
+    if (!options.metadata.empty()) {
+        auto layer = parse_layers("metadata:" + options.metadata, grammar());
+        if (!layer) return std::unexpected("--metadata: " + layer.error());
+        std::ranges::move(*layer, std::back_inserter(spec.layers));
     }
     std::error_code gone;
     const auto directory = std::filesystem::current_path(gone);
@@ -221,6 +227,11 @@ void describe_command(CLI::App& type, AddOptions& options) {
                     "it")
         ->type_name("SPEC")
         ->allow_extra_args(false)
+        ->group(group);
+    type.add_option("--metadata", options.metadata,
+                    "The layer metadata:FORMAT, the last: crc16, crc64, ip or bytes=N, with "
+                    ",path=FILE (kernel 7.0)")
+        ->type_name("FORMAT")
         ->group(group);
     type.add_flag("--foreground", options.foreground,
                   "Serve in this process; Ctrl-C removes the device")

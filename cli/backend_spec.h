@@ -45,6 +45,8 @@ struct TypeInfo {
     std::string_view help;  // one line
     Argument argument = Argument::none;
     std::string_view argument_help{};
+    unsigned members_least = 2;  // Argument::members: so many, and
+    unsigned members_most = 64;
     std::span<const OptionInfo> options{};
     std::span<const std::string_view> examples{};  // what a person types after `ashlar add`
 };

@@ -9,6 +9,7 @@
 #include <ashlar/backends.h>
 
 #include "cli/nbd_backends.h"
+#include "cli/wrap.h"
 
 namespace ashlar::cli {
 namespace {
@@ -54,14 +55,9 @@ Geometry read_geometry(SpecReader& reader, std::uint64_t default_size) {
 }
 
 OpenBackend prepare_mem(SpecReader& reader, std::vector<OpenBackend>&&) {
-    const std::string* file = reader.text("memory-file");
-    if (file != nullptr && !file->starts_with('/')) {
-        reader.refuse(fmt::format("{} is '{}'; write the whole path, from /",
-                                  reader.labelled("memory-file"), *file));
-    }
     const MemoryOptions options{.geometry = read_geometry(reader, 0),
                                 .hugepages = reader.has("hugepages"),
-                                .file = file != nullptr ? *file : std::string()};
+                                .file = reader.whole_path("memory-file")};
     return [options](const Report&) { return open_memory(options); };
 }
 
@@ -162,132 +158,52 @@ OpenBackend prepare_linear(SpecReader&, std::vector<OpenBackend>&& below) {
     };
 }
 
-// ---- Layers ------------------------------------------------------------------------------------
+// ---- zoned -------------------------------------------------------------------------------------
 
-// What opens a layer on whatever opens the backend below it.
-template <class Options>
-OpenBackend wrap(Result<std::shared_ptr<Backend>> (*open)(std::shared_ptr<Backend>, const Options&),
-                 Options options, const std::vector<OpenBackend>& below) {
-    return [open, options = std::move(options),
-            open_inner = below.front()](const Report& report) -> Result<std::shared_ptr<Backend>> {
-        auto inner = open_inner(report);
-        if (!inner) return inner;
-        return open(std::move(*inner), options);
-    };
-}
-
-constexpr OptionInfo kSeed{"seed", "N", "Of the random numbers; default: 1"};
-
-constexpr std::string_view kLatency = "LATENCY";
-constexpr std::array kDelayOptions = {
-    OptionInfo{"read", kLatency, "How long reads are held"},
-    OptionInfo{"write", kLatency, "The same for writes"},
-    OptionInfo{"flush", kLatency, "The same for flushes"},
-    OptionInfo{"discard", kLatency, "The same for discards"},
-    OptionInfo{"write-zeroes", kLatency, "The same for write zeroes"},
-    kSeed,
-};
-
-constexpr std::array<std::string_view, 1> kDelayExamples = {
-    "mem --size 1G --layer delay:read=10ms,write=exponential/5ms",
-};
-
-OpenBackend prepare_delay(SpecReader& reader, std::vector<OpenBackend>&& below) {
-    DelayOptions options;
-    options.read = reader.latency("read");
-    options.write = reader.latency("write");
-    options.flush = reader.latency("flush");
-    options.discard = reader.latency("discard");
-    options.write_zeroes = reader.latency("write-zeroes");
-    options.seed = reader.number("seed", 0, UINT64_MAX, options.seed);
-    const bool delays = std::ranges::any_of(kDelayOptions, [&](const OptionInfo& option) {
-        return option.value == kLatency && reader.has(option.key);
-    });
-    if (!delays) {
-        reader.refuse("delay: of what? write read=10ms, or write, flush, discard, write-zeroes");
-    }
-    return wrap(open_delay, options, below);
-}
-
-constexpr std::array kFaultOptions = {
-    OptionInfo{"error", "", "Requests fail with errno"},
-    OptionInfo{"torn", "", "Writes store some of their blocks, then fail"},
-    OptionInfo{"lost", "", "Changes answer success and do nothing"},
-    OptionInfo{"power-cut", "", "From the first on, every request fails"},
-    OptionInfo{"volatile-cache", "", "Writes are lost by a power cut until they are flushed"},
-    OptionInfo{"ops", "OP+OP", "Only these operations; default: all it is possible for"},
-    OptionInfo{"range", "OFFSET+LENGTH", "Only requests that touch it"},
-    OptionInfo{"rate", "0..1", "How many of them; default: 1, all"},
-    OptionInfo{"errno", "NAME", "The error; default: EIO"},
-    OptionInfo{"after", "TIME", "Not before the disk has been open that long; default: 0s"},
-    kSeed,
-};
-
-struct NamedKind {
-    std::string_view key;
-    Fault::Kind kind;
-};
-constexpr std::array kFaultKinds = {
-    NamedKind{"error", Fault::Kind::error}, NamedKind{"torn", Fault::Kind::torn},
-    NamedKind{"lost", Fault::Kind::lost}, NamedKind{"power-cut", Fault::Kind::power_cut}};
-
-constexpr std::array<std::string_view, 2> kFaultExamples = {
-    "mem --size 1G --layer fault:error,ops=write+flush,rate=0.01,errno=ENOSPC",
-    "mem --size 1G --layer fault:power-cut,after=3s,volatile-cache",
-};
-
-// One fault a layer; what goes wrong in another way is a layer of its own.
-std::vector<Fault> read_faults(SpecReader& reader) {
-    std::vector<Fault> faults;
-    for (const auto& [key, kind] : kFaultKinds) {
-        if (reader.has(key)) faults.push_back({.kind = kind});
-    }
-    if (faults.size() > 1) {
-        reader.refuse(
-            "fault: only one of error, torn, lost and power-cut; for another, add another"
-            " fault layer");
-    }
-    if (faults.empty()) {
-        for (const char* key : {"ops", "range", "rate", "errno", "after"}) {
-            if (!reader.has(key)) continue;
-            reader.refuse(
-                fmt::format("fault: {} of what? add error, torn, lost or power-cut", key));
-        }
-        return faults;
-    }
-    Fault& fault = faults.front();
-    fault.operations = reader.operations("ops");
-    fault.range = reader.range("range");
-    fault.rate = reader.rate("rate", fault.rate);
-    fault.code = reader.error_number("errno", EIO);
-    fault.after = reader.duration("after", fault.after);
-    return faults;
-}
-
-OpenBackend prepare_fault(SpecReader& reader, std::vector<OpenBackend>&& below) {
-    FaultOptions options{.faults = read_faults(reader),
-                         .volatile_cache = reader.has("volatile-cache")};
-    options.seed = reader.number("seed", 0, UINT64_MAX, options.seed);
-    if (options.faults.empty() && !options.volatile_cache) {
-        reader.refuse("fault: of which kind? write error, torn, lost, power-cut or volatile-cache");
-    }
-    return wrap(open_fault, std::move(options), below);
-}
-
-constexpr std::array kLogOptions = {
+constexpr std::array kZonedOptions = {
+    OptionInfo{"zone-size", "SIZE", "Of each zone, a power of two, 4K or more; default: 256M"},
+    OptionInfo{"capacity", "SIZE", "Of a zone that can be written; default: all of it"},
+    OptionInfo{"conventional", "N",
+               "Zones at the beginning that may be written anywhere; default: 0"},
+    OptionInfo{"open-max", "N", "Zones that are open at once; default: any number"},
+    OptionInfo{"active-max", "N", "The same of those open or closed"},
+    OptionInfo{
+        "state", "PATH",
+        "Where the write pointers are kept; default: PATH.zones of a file, memory of others"},
     OptionInfo{.key = "create",
                .value = "",
-               .help = "Make the log, which must not exist; else it is continued",
+               .help = "Make the file of the write pointers; all zones are empty then",
                .makes = true},
 };
 
-constexpr std::array<std::string_view, 1> kLogExamples = {
-    "mem --size 1G --layer log:/data/a.log,create",
+constexpr std::array<std::string_view, 2> kZonedExamples = {
+    "zoned mem:size=4G --zone-size 64M --conventional 4",
+    "zoned file:/data/a.img --create --open-max 16",
 };
 
-OpenBackend prepare_log(SpecReader& reader, std::vector<OpenBackend>&& below) {
-    const LogOptions options{.path = reader.path(), .create = reader.has("create")};
-    return wrap(open_log, options, below);
+// In memory, so that they go with their server.
+bool has_zones_in_memory(const Spec& spec) {
+    return std::ranges::find(spec.options, "state", &SpecOption::key) == spec.options.end() &&
+           (spec.members.empty() || spec.members.front().type != "file");
+}
+
+OpenBackend prepare_zoned(SpecReader& reader, std::vector<OpenBackend>&& below) {
+    ZonedOptions options;
+    options.zone_size = reader.size("zone-size", options.zone_size);
+    options.capacity = reader.size("capacity", 0);
+    options.conventional = reader.number("conventional", 0, UINT32_MAX, 0);
+    options.open_max = static_cast<std::uint32_t>(reader.number("open-max", 0, UINT32_MAX, 0));
+    options.active_max = static_cast<std::uint32_t>(reader.number("active-max", 0, UINT32_MAX, 0));
+    options.create = reader.has("create");
+    options.state = reader.whole_path("state");
+    if (options.state.empty() && !has_zones_in_memory(reader.spec())) {
+        options.state = reader.spec().members.front().path + ".zones";
+    }
+    if (options.create && options.state.empty()) {
+        reader.refuse(fmt::format("{} needs {}: the zones of this disk are in memory",
+                                  reader.labelled("create"), reader.labelled("state")));
+    }
+    return wrap(open_zoned, options, below);
 }
 
 // ---- The tables --------------------------------------------------------------------------------
@@ -325,26 +241,16 @@ const std::array kBackends = {
                           .argument_help = "The members, two or more, such as file:/data/a.img",
                           .examples = kLinearExamples},
                  .prepare = prepare_linear},
-};
-
-constexpr std::array kLayers = {
-    BackendEntry{.info = {.name = "delay",
-                          .help = "Holds requests before they go on",
-                          .options = kDelayOptions,
-                          .examples = kDelayExamples},
-                 .prepare = prepare_delay},
-    BackendEntry{.info = {.name = "fault",
-                          .help = "Lets requests go wrong",
-                          .options = kFaultOptions,
-                          .examples = kFaultExamples},
-                 .prepare = prepare_fault},
-    BackendEntry{.info = {.name = "log",
-                          .help = "Records changes and flushes, for ashlar replay",
-                          .argument = Argument::path,
-                          .argument_help = "Of the log",
-                          .options = kLogOptions,
-                          .examples = kLogExamples},
-                 .prepare = prepare_log},
+    BackendEntry{
+        .info = {.name = "zoned",
+                 .help = "A disk of zones that are written from their start on (host-managed)",
+                 .argument = Argument::members,
+                 .argument_help = "The disk it is made of, such as mem:size=4G",
+                 .members_least = 1,
+                 .members_most = 1,
+                 .options = kZonedOptions,
+                 .examples = kZonedExamples},
+        .prepare = prepare_zoned},
 };
 
 const BackendEntry& find_entry(std::span<const BackendEntry> entries, std::string_view type) {
@@ -362,24 +268,33 @@ Parsed<OpenBackend> prepare_one(const BackendEntry& entry, const Spec& spec, std
 }  // namespace
 
 std::span<const BackendEntry> backend_entries() { return kBackends; }
-std::span<const BackendEntry> layer_entries() { return kLayers; }
 
 std::vector<std::string> program_of(const Spec& spec) {
-    const BackendEntry& entry = find_entry(kBackends, spec.type);
-    return entry.program != nullptr ? entry.program(spec) : std::vector<std::string>();
+    const auto* const entry = std::ranges::find(
+        kBackends, spec.type, [](const BackendEntry& one) { return one.info.name; });
+    if (entry == kBackends.end() || entry->program == nullptr) return {};
+    return entry->program(spec);
 }
 
 void serve_by_program(Spec& spec, const std::string& socket) {
     find_entry(kBackends, spec.type).serve(spec, socket);
 }
 
-bool is_memory_of_its_own(const Spec& spec) {
-    return spec.type == "mem" &&
-           std::ranges::find(spec.options, "memory-file", &SpecOption::key) == spec.options.end();
+std::string_view memory_option(const Spec& spec) {
+    const auto unless_given = [&](std::string_view key) {
+        const auto given = std::ranges::find(spec.options, key, &SpecOption::key);
+        return given == spec.options.end() ? key : std::string_view();
+    };
+    if (spec.type == "mem") return unless_given("memory-file");
+    if (spec.type == "zoned" && has_zones_in_memory(spec)) return "state";
+    if (spec.type == "metadata") return unless_given("path");
+    return {};
 }
 
 bool has_memory_of_its_own(const Spec& spec) {
-    return is_memory_of_its_own(spec) || std::ranges::any_of(spec.members, has_memory_of_its_own);
+    return !memory_option(spec).empty() ||
+           std::ranges::any_of(spec.members, has_memory_of_its_own) ||
+           std::ranges::any_of(spec.layers, has_memory_of_its_own);
 }
 
 bool has_program_of_its_own(const Spec& spec) {
@@ -389,7 +304,7 @@ bool has_program_of_its_own(const Spec& spec) {
 Grammar grammar() {
     Grammar grammar;
     for (const BackendEntry& one : kBackends) grammar.backends.push_back(&one.info);
-    for (const BackendEntry& one : kLayers) grammar.layers.push_back(&one.info);
+    for (const BackendEntry& one : layer_entries()) grammar.layers.push_back(&one.info);
     return grammar;
 }
 
@@ -401,8 +316,12 @@ Parsed<OpenBackend> prepare(const Spec& spec, Written written) {
         members.push_back(std::move(*open));
     }
     const BackendEntry& backend = find_entry(kBackends, spec.type);
-    if (backend.info.argument == Argument::members && members.size() < 2) {
-        return std::unexpected(fmt::format("{} needs two members or more", spec.type));
+    if (backend.info.argument == Argument::members &&
+        (members.size() < backend.info.members_least ||
+         members.size() > backend.info.members_most)) {
+        return std::unexpected(backend.info.members_most == 1
+                                   ? fmt::format("{} is made of one disk", spec.type)
+                                   : fmt::format("{} needs two members or more", spec.type));
     }
     std::string label = spec.type + ": ";
     if (written == Written::as_options) label = "--";
@@ -412,7 +331,7 @@ Parsed<OpenBackend> prepare(const Spec& spec, Written written) {
         if (!open) return open;
         std::vector<OpenBackend> below;
         below.push_back(std::move(*open));
-        open = prepare_one(find_entry(kLayers, layer.type), layer, layer.type + ": ",
+        open = prepare_one(find_entry(layer_entries(), layer.type), layer, layer.type + ": ",
                            std::move(below));
     }
     return open;

@@ -38,9 +38,11 @@ struct BackendEntry {
 // It has been started, and serves by NBD on this socket.
 void serve_by_program(Spec& spec, const std::string& socket);
 
-// Of its own: a disk in memory that goes with its server and is in no file.
-[[nodiscard]] bool is_memory_of_its_own(const Spec& spec);
-// Whether it, or a member of it, is such a disk.
+// The option that would keep in a file what it now has in memory, and that goes with its server:
+// of a disk in memory, "memory-file". Empty: there is nothing of that kind. Of a backend or layer
+// alone.
+[[nodiscard]] std::string_view memory_option(const Spec& spec);
+// Whether it, a member or a layer of it, has something of that kind.
 [[nodiscard]] bool has_memory_of_its_own(const Spec& spec);
 // Whether it has a program that is to be started.
 [[nodiscard]] bool has_program_of_its_own(const Spec& spec);

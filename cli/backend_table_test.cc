@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -77,7 +78,7 @@ std::string spec_with(const TypeInfo& type, const OptionInfo& option) {
     std::vector<std::string> parts;
     if (type.argument == Argument::path) parts.push_back("/data/a.img");
     if (type.argument == Argument::uri) parts.push_back("nbd://storage/disk");
-    if (type.argument == Argument::members) parts = {"[mem:size=1M]", "[mem:size=1M]"};
+    if (type.argument == Argument::members) parts.assign(type.members_least, "[mem:size=1M]");
     const auto write = [](const OptionInfo& one) {
         const std::string key(one.key);
         return one.value.empty() ? key : key + "=" + kValues.at(one.value);
@@ -88,10 +89,19 @@ std::string spec_with(const TypeInfo& type, const OptionInfo& option) {
     }
     // Options that need another one.
     const std::map<std::string_view, std::string> company = {
-        {"file size", "create"},          {"file create", "size=4K"}, {"fault ops", "error"},
-        {"fault range", "error"},         {"fault rate", "error"},    {"fault errno", "error"},
-        {"fault after", "error"},         {"fault seed", "error"},    {"delay seed", "read=1ms"},
-        {"image read-only", "format=raw"}};
+        {"file size", "create"},
+        {"file create", "size=4K"},
+        {"fault ops", "error"},
+        {"fault range", "error"},
+        {"fault rate", "error"},
+        {"fault errno", "error"},
+        {"fault after", "error"},
+        {"fault seed", "error"},
+        {"delay seed", "read=1ms"},
+        {"image read-only", "format=raw"},
+        {"zoned create", "state=/data/zones"},
+        {"metadata path", "crc16"},
+        {"metadata create", "crc16,path=/data/meta"}};
     const auto with = company.find(std::string(type.name) + " " + std::string(option.key));
     if (with != company.end()) parts.push_back(with->second);
     std::string text(type.name);
@@ -140,8 +150,9 @@ TEST_F(BackendTable, UnknownKeysAreRefusedWithTheListOfThoseAllowed) {
               "delay: 'sync' is no option; allowed are read=LATENCY, write=LATENCY, "
               "flush=LATENCY, discard=LATENCY, write-zeroes=LATENCY, seed=N");
     EXPECT_EQ(refused("floppy"),
-              "'floppy' is no backend; known are mem, null, file, nbd, image, stripe, linear");
-    EXPECT_EQ(refused("null|slow"), "'slow' is no layer; known are delay, fault, log");
+              "'floppy' is no backend; known are mem, null, file, nbd, image, stripe, linear, "
+              "zoned");
+    EXPECT_EQ(refused("null|slow"), "'slow' is no layer; known are delay, fault, log, metadata");
 }
 
 TEST_F(BackendTable, EntriesAreDescribed) {
@@ -159,6 +170,35 @@ TEST_F(BackendTable, EntriesAreDescribed) {
     };
     std::ranges::for_each(backend_entries(), check);
     std::ranges::for_each(layer_entries(), check);
+}
+
+TEST_F(BackendTable, ZonesOfAFileLieBesideIt) {
+    const std::string path = file("disk", 4 << 20);
+    const std::string text = "zoned:[file:" + path + "],zone-size=1M";
+    const auto missing = (*prepared(text))(kUnheard);
+    ASSERT_FALSE(missing);
+    EXPECT_EQ(missing.error().code, ENOENT);
+    EXPECT_EQ(opened(text + ",create")->geometry().zones.size, 1U << 20);
+    EXPECT_TRUE(std::filesystem::exists(path + ".zones"));
+    EXPECT_NE(opened(text), nullptr);
+}
+
+TEST_F(BackendTable, WhatGoesWithItsServer) {
+    const auto option = [](const std::string& text) {
+        return std::string(memory_option(*parse_spec(text, grammar())));
+    };
+    const auto any = [](const std::string& text) {
+        return has_memory_of_its_own(*parse_spec(text, grammar()));
+    };
+    EXPECT_EQ(option("mem:size=1M"), "memory-file");
+    EXPECT_EQ(option("mem:size=1M,memory-file=/dev/shm/a"), "");
+    EXPECT_EQ(option("zoned:[mem:size=1M]"), "state");
+    EXPECT_EQ(option("zoned:[mem:size=1M],state=/data/zones"), "");
+    EXPECT_EQ(option("zoned:[file:/data/a]"), "");
+    EXPECT_TRUE(any("zoned:[mem:size=1M],state=/data/zones"));
+    EXPECT_FALSE(any("zoned:[mem:size=1M,memory-file=/dev/shm/a],state=/data/zones"));
+    EXPECT_TRUE(any("file:/data/a|metadata:crc16"));
+    EXPECT_FALSE(any("file:/data/a|metadata:crc16,path=/data/meta"));
 }
 
 TEST_F(BackendTable, ComplaintsNameTheOptionAsItWasWritten) {

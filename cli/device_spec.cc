@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <array>
+#include <utility>
 
 #include "cli/spec_reader.h"
 
@@ -20,6 +21,10 @@ constexpr std::array kInfos = {
     OptionInfo{"read-only", "", "Refuse writes"},
     OptionInfo{"keep-scheduler", "",
                "Leave the kernel's I/O scheduler in place; default: none, as of a loop device"},
+    OptionInfo{"no-partition-scan", "", "Let the kernel not look for partitions (kernel 7.0)"},
+    OptionInfo{"shared-memory", "PATH",
+               "A file in memory that programs map and do O_DIRECT from: what lies there is not "
+               "copied (kernel 7.1)"},
     OptionInfo{"no-metrics", "",
                "Take no times: 'stats' then counts requests, and has no latencies"},
     OptionInfo{"data-path", "NAME",
@@ -95,6 +100,10 @@ Parsed<DeviceOptions> read_device_options(const Spec& given, std::string_view la
     if (reader.has("id")) device.id = static_cast<DeviceId>(reader.number("id", 0, kIdMost, 0));
     device.read_only = reader.has("read-only");
     device.keep_scheduler = reader.has("keep-scheduler");
+    device.partition_scan = !reader.has("no-partition-scan");
+    if (std::string path = reader.whole_path("shared-memory"); !path.empty()) {
+        device.shared_memory.push_back(std::move(path));
+    }
     device.measure = !reader.has("no-metrics");
     device.data_path = reader.choice<DataPath>("data-path", kDataPaths, device.data_path);
     device.commands = reader.choice<CommandStyle>("commands", kCommandStyles, device.commands);

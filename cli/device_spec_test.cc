@@ -33,6 +33,8 @@ TEST(DeviceSpec, WithoutOptionsEverythingIsTheLibrarysDefault) {
     EXPECT_EQ(device.threads_per_queue, plain.threads_per_queue);
     EXPECT_EQ(device.nice, plain.nice);
     EXPECT_FALSE(device.polling);
+    EXPECT_EQ(device.partition_scan, plain.partition_scan);
+    EXPECT_TRUE(device.shared_memory.empty());
     EXPECT_TRUE(device.measure) << "but this";
 }
 
@@ -43,7 +45,7 @@ TEST(DeviceSpec, EveryOptionArrives) {
         {"commands", "batch"},   {"threads", "5"},      {"threads-per-queue", "64"},
         {"recovery", "reissue"}, {"nice", "-3"},        {"sqpoll"},
         {"sqpoll-cpu", "3"},     {"sqpoll-idle", "20"}, {"keep-scheduler"},
-        {"no-metrics"}};
+        {"no-metrics"},          {"no-partition-scan"}, {"shared-memory", "/dev/shm/area"}};
     EXPECT_EQ(all.size(), device_option_infos().size());
     const DeviceOptions device = read(all);
     EXPECT_EQ(device.id, 1'048'575U);
@@ -53,6 +55,8 @@ TEST(DeviceSpec, EveryOptionArrives) {
     EXPECT_TRUE(device.read_only);
     EXPECT_TRUE(device.keep_scheduler);
     EXPECT_FALSE(device.measure);
+    EXPECT_FALSE(device.partition_scan);
+    EXPECT_EQ(device.shared_memory, std::vector<std::string>{"/dev/shm/area"});
     EXPECT_EQ(device.data_path, DataPath::user_copy);
     EXPECT_EQ(device.commands, CommandStyle::batch);
     EXPECT_EQ(device.thread_count, 5U);

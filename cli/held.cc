@@ -21,6 +21,9 @@ Result<void> for_each_backend(Spec& spec, const Visit& visit) {
     for (Spec& member : spec.members) {
         if (auto visited = for_each_backend(member, visit); !visited) return visited;
     }
+    for (Spec& layer : spec.layers) {
+        if (auto visited = visit(layer); !visited) return visited;
+    }
     return {};
 }
 
@@ -39,14 +42,15 @@ Result<void> prepare_again(ServerJob& job) {
 
 Result<void> Held::hold_memory(ServerJob& job) {
     const auto hold = [&](Spec& one) -> Result<void> {
-        if (!is_memory_of_its_own(one)) return {};
+        const std::string_view option = memory_option(one);
+        if (option.empty()) return {};
         Fd fd(memfd_create("ashlar", MFD_CLOEXEC));
         if (!fd.valid()) {
             return std::unexpected(Error{.operation = "hold the disk's memory", .code = errno});
         }
         // Whoever may look at this process opens the same memory there.
-        one.options.push_back(
-            {.key = "memory-file", .value = fmt::format("/proc/{}/fd/{}", getpid(), fd.get())});
+        one.options.push_back({.key = std::string(option),
+                               .value = fmt::format("/proc/{}/fd/{}", getpid(), fd.get())});
         memory_.push_back(std::move(fd));
         return {};
     };

@@ -113,6 +113,15 @@ void SpecReader::refuse_choice(std::string_view key, std::span<const std::string
                        fmt::join(names, ", ")));
 }
 
+std::string SpecReader::whole_path(std::string_view key) {
+    const std::string* path = text(key);
+    if (path == nullptr) return {};
+    if (!path->starts_with('/')) {
+        refuse(fmt::format("{} is '{}'; write the whole path, from /", labelled(key), *path));
+    }
+    return *path;
+}
+
 std::uint64_t SpecReader::size(std::string_view key, std::uint64_t fallback) {
     const std::string* given = text(key);
     if (given == nullptr) return fallback;

@@ -31,6 +31,8 @@ public:
     // Null if it is not given.
     [[nodiscard]] const std::string* text(std::string_view key) const;
 
+    // From / on; without: empty.
+    std::string whole_path(std::string_view key);
     std::uint64_t size(std::string_view key, std::uint64_t fallback);
     std::uint32_t small_size(std::string_view key, std::uint32_t fallback);
     // Decimal digits only: 010 is ten.
