@@ -31,6 +31,7 @@ ALLOWED = [
 # For tests that make I/O fail on purpose.
 IO_ERRORS = [
     (r" error, dev (ublkb|ram|loop|dm-|nbd)\d+, sector ", "requests fail, with all kinds of errno"),
+    (r"^ublkb\d+: guard tag error at sector ", "a checksum does not fit its block"),
     (r"^Buffer I/O error on dev", "the page cache's too"),
     (r"^EXT4-fs|^JBD2|^Aborting journal|^XFS \(|^FAT-fs", "file systems notice"),
     (r"lost (async|sync) page write", "the page cache's too"),
