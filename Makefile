@@ -39,8 +39,7 @@ vm-simple-e2e: build  ## one disk, formatted and mounted, on a real kernel
 vm-e2e: build  ## all tests on a real kernel; those of the driver on 6.12, too
 	@tools/setup vm test
 	@tools/build dev
-	tests/vm/run --kernel newest
-	set -e; for kernel in $(OLDER_KERNELS); do tests/vm/run --kernel $$kernel --driver; done
+	tests/vm/run_all $(OLDER_KERNELS)
 
 vm-no-driver: build  ## what the command says where the driver is missing
 	@tools/setup vm
