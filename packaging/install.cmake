@@ -59,6 +59,7 @@ install(FILES ${CMAKE_CURRENT_LIST_DIR}/modules-load.conf DESTINATION lib/module
         RENAME ashlar.conf)
 install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/examples/serve.toml
               ${CMAKE_CURRENT_LIST_DIR}/grafana-dashboard.json
+              ${CMAKE_CURRENT_LIST_DIR}/bpftrace/ashlar-latency.bt
         DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR}
         RENAME copyright)

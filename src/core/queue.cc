@@ -1,6 +1,7 @@
 #include "core/queue.h"
 
 #include <sys/mman.h>
+#include <sys/sdt.h>
 #include <unistd.h>
 #include <cerrno>
 #include <string>
@@ -434,7 +435,10 @@ void Queue::finish(Tag& tag, IoResult result) noexcept {
     commit(tag, result);
 }
 
+// The probes are an instruction that does nothing until someone looks: docs/operations.md.
 void Queue::note_begun(Tag& tag) noexcept {
+    DTRACE_PROBE6(ashlar, request_begin, config_.device, config_.index, tag.index(),
+                  static_cast<unsigned>(tag.request.op), tag.request.offset, tag.request.length);
     with_.metrics.begun();
     if (LiveTimes* const times = with_.metrics.times(); times != nullptr) {
         tag.begun = times->begin(with_.reactor.rounds());
@@ -442,6 +446,8 @@ void Queue::note_begun(Tag& tag) noexcept {
 }
 
 void Queue::note_answered(Tag& tag, IoResult result) noexcept {
+    DTRACE_PROBE6(ashlar, request_end, config_.device, config_.index, tag.index(),
+                  static_cast<unsigned>(tag.request.op), tag.request.length, result.error());
     with_.metrics.answered(tag.request, !result.ok());
     LiveTimes* const times = with_.metrics.times();
     if (times == nullptr) return;

@@ -24,6 +24,7 @@ ALLOWED = [
      "what reads sysfs, not what is read"),
     (r"^ublk_batch_dispatch_fail: copy tags or post CQE failure.* ret -105$",
      "a fetch has filled its buffers; the driver hands the tags to the next one"),
+    (r"^NOTICE: Automounting of tracing to debugfs", "where bpftrace of Debian 12 looks"),
     (r"^(EXT4-fs (un)?mount|set_capacity_and_notify): \d+ callbacks suppressed$",
      "tests mount often"),
 ]
