@@ -38,6 +38,7 @@ void top_command(CLI::App& app, Action& action);
 void export_command(CLI::App& app, Action& action);
 void del_command(CLI::App& app, Action& action);
 void resize_command(CLI::App& app, Action& action);
+void set_command(CLI::App& app, Action& action);
 void recover_command(CLI::App& app, Action& action);
 void upgrade_command(CLI::App& app, Action& action);
 void quiesce_command(CLI::App& app, Action& action);

@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "cli/cpu_list.h"
 #include "cli/spec_reader.h"
 
 namespace ashlar::cli {
@@ -41,6 +42,9 @@ constexpr std::array kInfos = {
                "all queues of a file in the page cache"},
     OptionInfo{"threads-per-queue", "N",
                "Threads that share the requests of a queue, 1 to its depth; default: 1"},
+    OptionInfo{"cpus", "LIST",
+               "CPUs that these threads run on, such as 0-3,8; default: the queues'"},
+    OptionInfo{"queue-cpus", "LIST/LIST", "The same queue by queue, such as 0/1/2-3"},
     OptionInfo{"nice", "N",
                "Priority of these threads, -20 (first) to 19 (last), where allowed; default: -20"},
     OptionInfo{"sqpoll", "",
@@ -67,6 +71,28 @@ std::uint32_t read_io_max(SpecReader& reader, std::uint32_t fallback) {
                                   reader.labelled("io-max"), *reader.text("io-max")));
     }
     return io_max;
+}
+
+std::vector<std::vector<int>> read_cpus(SpecReader& reader) {
+    const std::string* all = reader.text("cpus");
+    const std::string* by_queue = reader.text("queue-cpus");
+    if (all == nullptr && by_queue == nullptr) return {};
+    if (all != nullptr && by_queue != nullptr) {
+        reader.refuse(fmt::format("{} and {} say the same in two ways; give one",
+                                  reader.labelled("cpus"), reader.labelled("queue-cpus")));
+        return {};
+    }
+    auto lists = parse_queue_cpus(all != nullptr ? *all : *by_queue);
+    const bool several = lists && lists->size() > 1;
+    if (!lists || (all != nullptr && several)) {
+        const std::string sentence = lists ? fmt::format("'{}' has several lists; use {}", *all,
+                                                         reader.labelled("queue-cpus"))
+                                           : lists.error();
+        reader.refuse(fmt::format("{}: {}", reader.labelled(all != nullptr ? "cpus" : "queue-cpus"),
+                                  sentence));
+        return {};
+    }
+    return std::move(*lists);
 }
 
 std::optional<SubmissionPolling> read_polling(SpecReader& reader) {
@@ -112,6 +138,7 @@ Parsed<DeviceOptions> read_device_options(const Spec& given, std::string_view la
         device.thread_count = static_cast<unsigned>(reader.number("threads", 1, 1024, 1));
     }
     device.threads_per_queue = small("threads-per-queue", device.depth, device.threads_per_queue);
+    device.cpus = read_cpus(reader);
     device.nice = reader.whole_number("nice", -20, 19, device.nice);
     device.polling = read_polling(reader);
     if (reader.complaint()) return std::unexpected(*reader.complaint());

@@ -45,8 +45,9 @@ TEST(DeviceSpec, EveryOptionArrives) {
         {"commands", "batch"},   {"threads", "5"},      {"threads-per-queue", "64"},
         {"recovery", "reissue"}, {"nice", "-3"},        {"sqpoll"},
         {"sqpoll-cpu", "3"},     {"sqpoll-idle", "20"}, {"keep-scheduler"},
-        {"no-metrics"},          {"no-partition-scan"}, {"shared-memory", "/dev/shm/area"}};
-    EXPECT_EQ(all.size(), device_option_infos().size());
+        {"no-metrics"},          {"no-partition-scan"}, {"shared-memory", "/dev/shm/area"},
+        {"cpus", "0-1,4"}};
+    EXPECT_EQ(all.size() + 1, device_option_infos().size()) << "all but queue-cpus";
     const DeviceOptions device = read(all);
     EXPECT_EQ(device.id, 1'048'575U);
     EXPECT_EQ(device.queues, 4096);
@@ -62,10 +63,19 @@ TEST(DeviceSpec, EveryOptionArrives) {
     EXPECT_EQ(device.thread_count, 5U);
     EXPECT_EQ(device.threads_per_queue, 64);
     EXPECT_EQ(device.nice, -3);
+    EXPECT_EQ(device.cpus, (std::vector<std::vector<int>>{{0, 1, 4}}));
     EXPECT_EQ(device.recovery, Recovery::reissue);
     ASSERT_TRUE(device.polling);
     EXPECT_EQ(device.polling->cpu, 3U);
     EXPECT_EQ(device.polling->idle, 20ms);
+}
+
+TEST(DeviceSpec, CpusOfAllQueuesOrOfEach) {
+    EXPECT_EQ(read({{"queue-cpus", "0/1-2"}}).cpus, (std::vector<std::vector<int>>{{0}, {1, 2}}));
+    EXPECT_TRUE(read({}).cpus.empty());
+    EXPECT_EQ(refused({{"cpus", "0/1"}}), "--cpus: '0/1' has several lists; use --queue-cpus");
+    EXPECT_EQ(refused({{"cpus", "x"}}).substr(0, 33), "--cpus: 'x' is no list of CPUs; w");
+    EXPECT_NE(refused({{"cpus", "0"}, {"queue-cpus", "0/1"}}), "accepted");
 }
 
 TEST(DeviceSpec, EveryDataPathHasItsName) {

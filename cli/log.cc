@@ -10,15 +10,6 @@
 namespace ashlar::cli {
 namespace {
 
-std::string_view level_name(Level level) {
-    switch (level) {
-        case Level::info: return "info";
-        case Level::warning: return "warning";
-        case Level::error: return "error";
-    }
-    return "?";
-}
-
 int syslog_level(Level level) {
     switch (level) {
         case Level::info: return LOG_INFO;
@@ -39,6 +30,22 @@ std::string now() {
 }
 
 }  // namespace
+
+std::string_view name(Level level) {
+    switch (level) {
+        case Level::info: return "info";
+        case Level::warning: return "warning";
+        case Level::error: return "error";
+    }
+    return "?";
+}
+
+std::optional<Level> level_of(std::string_view text) {
+    for (const Level level : {Level::info, Level::warning, Level::error}) {
+        if (name(level) == text) return level;
+    }
+    return std::nullopt;
+}
 
 Log Log::to_stderr() {
     return Log(std::shared_ptr<std::FILE>(stderr, [](std::FILE*) {}));
@@ -66,10 +73,12 @@ void Log::set_subject(std::string subject) {
 Log Log::with_subject(std::string subject) const {
     Log other(file_);
     other.subject_->text = std::move(subject);
+    other.set_least(subject_->least);
     return other;
 }
 
 void Log::write(Level level, std::string_view message) const {
+    if (level < subject_->least) return;
     const std::lock_guard lock(subject_->mutex);
     const std::string& subject = subject_->text;
     if (file_ == nullptr) {
@@ -77,8 +86,7 @@ void Log::write(Level level, std::string_view message) const {
                message.data());
         return;
     }
-    const std::string line =
-        fmt::format("{} {} {}: {}\n", now(), level_name(level), subject, message);
+    const std::string line = fmt::format("{} {} {}: {}\n", now(), name(level), subject, message);
     // A log that cannot be written is no reason to stop serving.
     static_cast<void>(std::fwrite(line.data(), 1, line.size(), file_.get()));
 }

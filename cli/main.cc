@@ -107,6 +107,7 @@ int run(int argc, char** argv) {
     export_command(app, action);
     del_command(app, action);
     resize_command(app, action);
+    set_command(app, action);
     recover_command(app, action);
     upgrade_command(app, action);
     quiesce_command(app, action);

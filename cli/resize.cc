@@ -30,22 +30,6 @@ std::expected<std::uint64_t, std::string> wanted_size(std::string_view text, std
     return *size + now;
 }
 
-int ask(DeviceId id, std::uint64_t size) {
-    const auto reply = ask_server(id, {{"request", "resize"}, {"size", size}}, 60s);
-    if (!reply) {
-        Error error = reply.error();
-        error.device = id;
-        if (error.code == ENOENT || error.code == ECONNREFUSED) {
-            error.detail = "it has no server of ours that could be asked";
-            error.hint = "see 'ashlar show' and 'ashlar recover'";
-        }
-        return fail(error);
-    }
-    if (!reply->contains("error")) return kSuccess;
-    complain(reply->value("error", ""));
-    return kFailure;
-}
-
 int run_resize(const ResizeOptions& options) {
     const auto id = named_device(options.device);
     if (!id) return kUsage;
@@ -67,7 +51,7 @@ int run_resize(const ResizeOptions& options) {
                         *id, now, *size));
         return kFailure;
     }
-    return ask(*id, *size);
+    return tell_server(*id, {{"request", "resize"}, {"size", *size}}, 60s);
 }
 
 }  // namespace

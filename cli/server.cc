@@ -22,6 +22,7 @@
 #include "cli/backend_table.h"
 #include "cli/bring_up.h"
 #include "cli/command.h"
+#include "cli/device_spec.h"
 #include "cli/metrics_text.h"
 #include "cli/server_state.h"
 #include "cli/store_check.h"
@@ -127,11 +128,48 @@ Answer resize(const nlohmann::json& request, ServerJob& job, Served& served, con
     return {.text = {{"size", size}}};
 }
 
+// The device's threads from now on, and those of its next server.
+Result<void> set_cpus(const nlohmann::json& wanted, ServerJob& job, Served& served) {
+    const std::string key = wanted.value("key", "");
+    const std::string lists = wanted.value("lists", "");
+    std::vector<SpecOption> options = job.options;
+    std::erase_if(options, [](const SpecOption& option) {
+        return option.key == "cpus" || option.key == "queue-cpus";
+    });
+    if (!lists.empty()) options.push_back({.key = key, .value = lists});
+    const auto device = read_device_options({.type = {}, .options = options});
+    if (!device) {
+        return std::unexpected(
+            Error{.operation = "choose CPUs", .code = EINVAL, .detail = device.error()});
+    }
+    if (auto done = served.device.set_cpus(device->cpus); !done) return done;
+    job.options = options;
+    job.device.cpus = device->cpus;
+    auto state = read_state(served.device.info().id, served.device.info().identity);
+    if (!state) return {};
+    state->options = options;
+    return write_state(*state);
+}
+
+Answer set(const nlohmann::json& request, ServerJob& job, Served& served, const Log& log) {
+    if (const auto cpus = request.find("cpus"); cpus != request.end()) {
+        if (auto done = set_cpus(*cpus, job, served); !done) return refuse(done.error());
+        log.write(Level::info, "runs on other CPUs: " + cpus->value("lists", ""));
+    }
+    if (const auto level = request.find("log_level"); level != request.end()) {
+        const auto least = level->is_string() ? level_of(level->get<std::string>()) : std::nullopt;
+        if (!least) return {.text = {{"error", "unknown log level"}}};
+        log.set_least(*least);
+    }
+    return {.text = {{"set", true}}};
+}
+
 Answer answer(const nlohmann::json& request, ServerJob& job, Served& served, const Log& log) {
     const auto asked = request.is_object() ? request.find("request") : request.end();
     if (asked == request.end()) return {.text = {{"error", "no request"}}};
     if (*asked == "metrics") return {.text = metrics_to_json(served.device.metrics())};
     if (*asked == "info") return {.text = info_json(served.device, job.device, served.protections)};
+    if (*asked == "set") return set(request, job, served, log);
     if (*asked == "resize") return resize(request, job, served, log);
     if (*asked == "quiesce" || *asked == "stop") return leave(request, job, served, log);
     return {.text = {{"error", "unknown request"}}};

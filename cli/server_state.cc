@@ -217,4 +217,20 @@ Result<nlohmann::json> ask_server(DeviceId id, const nlohmann::json& request,
     return receive_line(fd.get(), bound, kReplyMax);
 }
 
+int tell_server(DeviceId id, const nlohmann::json& request, std::chrono::milliseconds bound) {
+    const auto reply = ask_server(id, request, bound);
+    if (!reply) {
+        Error error = reply.error();
+        error.device = id;
+        if (error.code == ENOENT || error.code == ECONNREFUSED) {
+            error.detail = "it has no server of ours that could be asked";
+            error.hint = "see 'ashlar show' and 'ashlar recover'";
+        }
+        return fail(error);
+    }
+    if (!reply->contains("error")) return kSuccess;
+    complain(reply->value("error", ""));
+    return kFailure;
+}
+
 }  // namespace ashlar::cli

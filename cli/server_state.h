@@ -60,6 +60,10 @@ private:
     DeviceId id, const nlohmann::json& request,
     std::chrono::milliseconds bound = std::chrono::seconds(5));
 
+// The same for a request that is carried out or refused: complains, and answers an exit status.
+[[nodiscard]] int tell_server(DeviceId id, const nlohmann::json& request,
+                              std::chrono::milliseconds bound = std::chrono::seconds(5));
+
 // One line of JSON each way on a connected socket; used by both ends. The bound is for the whole
 // line. Errors: as above, EMSGSIZE.
 [[nodiscard]] Result<nlohmann::json> receive_line(int socket, std::chrono::milliseconds bound,

@@ -105,6 +105,9 @@ struct DeviceOptions {
     // Of the device's own; at most one for each part of a queue, which is then pinned to that
     // queue's CPUs. 0: what the backend does best with (Backend::best_threads), else that many.
     unsigned thread_count = 0;
+    // Where the device's own threads run: one list of CPUs for all queues, or one for each. Empty:
+    // on those that the kernel gives the queue.
+    std::vector<std::vector<int>> cpus{};
     int nice = kNiceOfDisks;                     // of the device's own threads
     std::optional<SubmissionPolling> polling{};  // of the device's own threads
     std::shared_ptr<QueueThreads> threads{};     // none: the device's own
@@ -183,6 +186,10 @@ public:
     // cannot), EINVAL, EBUSY (not serving), ENOSPC and others of the backend; ETIMEDOUT when
     // requests beyond the new end did not end: then the disk is smaller, and the store is not.
     [[nodiscard]] Result<void> resize(std::uint64_t size);
+    // serving: its threads run there from now on; as DeviceOptions::cpus, also after start().
+    // Errors: EINVAL (no such CPU, or none that this process may use; not as many lists as queues),
+    // EOPNOTSUPP (threads that it shares with other devices), EBUSY (not serving).
+    [[nodiscard]] Result<void> set_cpus(std::vector<std::vector<int>> cpus);
     // The device stays in the kernel as it is, for another server; this object has nothing to do
     // with it any more. Not while it serves.
     void detach();

@@ -268,6 +268,9 @@ Result<void> Device::wait() { return state_->wait(); }
 Result<void> Device::stop() { return state_->stop(false); }
 Result<void> Device::stop_if_unused() { return state_->stop(true); }
 Result<void> Device::resize(std::uint64_t size) { return state_->resize(size); }
+Result<void> Device::set_cpus(std::vector<std::vector<int>> cpus) {
+    return state_->set_cpus(std::move(cpus));
+}
 Result<void> Device::quiesce() { return state_->quiesce(); }
 Result<void> Device::remove() { return state_->remove(); }
 void Device::detach() { state_->detach(); }

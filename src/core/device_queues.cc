@@ -1,7 +1,9 @@
 #include "core/device_queues.h"
 
+#include <sched.h>
 #include <cerrno>
 #include <future>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <utility>
@@ -210,6 +212,16 @@ bool DeviceQueues::resize(std::uint64_t size, milliseconds bound) {
         }
     }
     return true;
+}
+
+void DeviceQueues::pin_to(const std::vector<std::vector<int>>& cpus) {
+    std::vector<int> anywhere(CPU_SETSIZE);
+    std::iota(anywhere.begin(), anywhere.end(), 0);
+    for (std::size_t part = 0; part < threads_.size(); ++part) {
+        threads_[part]->post([wanted = cpus.empty() ? anywhere : cpus[part]](QueueThread&) {
+            QueueThread::pin_to(wanted);
+        });
+    }
 }
 
 void DeviceQueues::cancel_requests() {

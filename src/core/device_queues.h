@@ -69,6 +69,8 @@ public:
     // Tells every queue the disk's size and waits until none serves a request beyond it. False when
     // the time is over.
     [[nodiscard]] bool resize(std::uint64_t size, std::chrono::milliseconds bound);
+    // Soon, by part; empty: anywhere.
+    void pin_to(const std::vector<std::vector<int>>& cpus);
     // Requests that wait for operations of Io get ECANCELED for them.
     void cancel_requests();
     // The queues fail, and their threads end.

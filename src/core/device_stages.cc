@@ -1,6 +1,7 @@
 // The staged lifecycle: created -> serving -> stopping -> stopped (-> serving ...) -> removed, and
 // serving -> quiescing -> quiesced (-> serving ...).
 #include <fcntl.h>
+#include <sched.h>
 #include <unistd.h>
 #include <algorithm>
 #include <cerrno>
@@ -92,8 +93,13 @@ Result<void> Device::State::make_threads() {
 // Where the kernel sends a queue's requests, for threads that have nothing else to do.
 Result<std::vector<std::vector<int>>> Device::State::cpus_of_parts() {
     const std::uint32_t parts = DeviceQueues::parts_of(serving());
+    if (auto valid = check_cpus(options.cpus); !valid) return std::unexpected(valid.error());
     std::vector<std::vector<int>> cpus;
-    if (options.threads != nullptr || thread_count() != parts) return cpus;
+    if (options.cpus.size() == 1) cpus.assign(parts, options.cpus.front());
+    for (std::uint32_t part = 0; options.cpus.size() > 1 && part < parts; ++part) {
+        cpus.push_back(options.cpus[part / options.threads_per_queue]);
+    }
+    if (!cpus.empty() || options.threads != nullptr || thread_count() != parts) return cpus;
     for (std::uint32_t part = 0; part < parts; ++part) {
         const auto queue = static_cast<std::uint16_t>(part / options.threads_per_queue);
         auto affinity = control.queue_affinity(info.id, queue);
@@ -356,6 +362,60 @@ Result<void> Device::State::remove() {
     const std::lock_guard lock(mutex);
     stage = DeviceStage::removed;
     return stopped;
+}
+
+Result<void> Device::State::check_cpus(const std::vector<std::vector<int>>& cpus) const {
+    const auto refuse = [&](std::string detail) {
+        return std::unexpected(error("choose CPUs", EINVAL, std::move(detail)));
+    };
+    if (cpus.empty()) return {};
+    if (options.threads != nullptr) {
+        return std::unexpected(
+            error("choose CPUs", EOPNOTSUPP, "its threads serve other devices too"));
+    }
+    if (cpus.size() > 1 && cpus.size() != info.queues) {
+        return refuse(std::to_string(cpus.size()) + " lists of CPUs for " +
+                      std::to_string(info.queues) + " queues; give one for all, or one for each");
+    }
+    if (cpus.size() > 1 && thread_count() != DeviceQueues::parts_of(serving())) {
+        return refuse("a thread serves several of its queues; give one list for all");
+    }
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    if (sched_getaffinity(getpid(), sizeof(allowed), &allowed) != 0) return {};
+    for (const std::vector<int>& list : cpus) {
+        if (list.empty()) return refuse("a list of CPUs is empty");
+        for (const int cpu : list) {
+            if (cpu >= 0 && cpu < CPU_SETSIZE && CPU_ISSET(cpu, &allowed)) continue;
+            return refuse("CPU " + std::to_string(cpu) +
+                          " is none that this process may use; see 'taskset -p " +
+                          std::to_string(getpid()) + "'");
+        }
+    }
+    return {};
+}
+
+Result<void> Device::State::set_cpus(std::vector<std::vector<int>> cpus) {
+    if (auto valid = check_cpus(cpus); !valid) return valid;
+    if (options.threads != nullptr) {
+        return std::unexpected(
+            error("choose CPUs", EOPNOTSUPP, "its threads serve other devices too"));
+    }
+    {
+        const std::lock_guard lock(mutex);
+        if (stage != DeviceStage::serving) {
+            return std::unexpected(
+                error("choose CPUs", EBUSY, "it is " + std::string(name(stage)), "start it first"));
+        }
+    }
+    const auto before = std::exchange(options.cpus, std::move(cpus));
+    const auto of_parts = cpus_of_parts();
+    if (!of_parts) {
+        options.cpus = before;
+        return std::unexpected(of_parts.error());
+    }
+    current_queues()->pin_to(*of_parts);
+    return {};
 }
 
 // Grown, the store comes first; shrunk, last: there is never a disk beyond its store.

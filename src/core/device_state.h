@@ -52,6 +52,8 @@ struct Device::State {
     Result<void> remove();
     Result<void> resize(std::uint64_t size);
     Result<void> check_resize(std::uint64_t size) const;
+    Result<void> set_cpus(std::vector<std::vector<int>> cpus);
+    Result<void> check_cpus(const std::vector<std::vector<int>>& cpus) const;
     void detach();
     Result<void> wait();
     Result<std::shared_ptr<CharDevice>> open_char_device();
@@ -71,7 +73,7 @@ struct Device::State {
 
     Control control;
     std::shared_ptr<Backend> backend;
-    DeviceOptions options;  // constant once the device exists
+    DeviceOptions options;  // constant once the device exists, but for cpus
     DeviceInfo info;
     Geometry geometry;
     Capabilities capabilities;
