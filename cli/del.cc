@@ -10,6 +10,7 @@
 #include "cli/in_use.h"
 #include "cli/process.h"
 #include "cli/program.h"
+#include "cli/progress.h"
 #include "cli/server_state.h"
 
 namespace ashlar::cli {
@@ -120,8 +121,10 @@ int del_devices(const DelOptions& options) {
         for (const DeviceInfo& info : *devices) ids.push_back(info.id);
     }
     int status = kSuccess;
-    for (const DeviceId id : ids) {
-        if (del_device(*control, id, options) != kSuccess) status = kFailure;
+    Progress progress("removing devices", ids.size());
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        progress.at(i);
+        if (del_device(*control, ids[i], options) != kSuccess) status = kFailure;
     }
     if (!options.async) remove_stale_state(*control);
     return status;

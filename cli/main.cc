@@ -8,10 +8,12 @@
 #include <exception>
 
 #include "cli/command.h"
+#include "cli/progress.h"
 
 namespace ashlar::cli {
 
 void complain(std::string_view message) {
+    Progress::make_room();
     // When stderr takes nothing there is nobody to tell.
     const std::string line = fmt::format("ashlar: {}\n", message);
     static_cast<void>(std::fwrite(line.data(), 1, line.size(), stderr));

@@ -10,6 +10,7 @@
 #include "cli/in_use.h"
 #include "cli/launch.h"
 #include "cli/process.h"
+#include "cli/progress.h"
 #include "cli/server_state.h"
 
 namespace ashlar::cli {
@@ -122,8 +123,10 @@ int recover_devices(const RecoverOptions& options) {
         ids = std::move(*lost);
     }
     int status = kSuccess;
-    for (const DeviceId id : ids) {
-        if (recover_device(*control, id, options) != kSuccess) status = kFailure;
+    Progress progress("recovering devices", ids.size());
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        progress.at(i);
+        if (recover_device(*control, ids[i], options) != kSuccess) status = kFailure;
     }
     return status;
 }

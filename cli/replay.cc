@@ -12,6 +12,7 @@
 
 #include "base/units.h"
 #include "cli/command.h"
+#include "cli/progress.h"
 
 namespace ashlar::cli {
 namespace {
@@ -115,8 +116,9 @@ int run_check(const ReplayCommand& command, const LogBoundary& boundary, const s
 int check_each(const ReplayCommand& command, LogReplayer& replayer) {
     std::uint64_t boundaries = 0;
     std::uint64_t disks = 0;
+    Progress progress("disks that passed", std::nullopt);
     const auto passes = [&](const LogBoundary& at, const std::string& seed) {
-        ++disks;
+        progress.at(disks++);
         const int status = run_check(command, at, seed);
         if (status == 0) return true;
         complain(fmt::format("the command gave {} at sequence {}{}; {} holds that disk", status,
@@ -148,7 +150,9 @@ int check_each(const ReplayCommand& command, LogReplayer& replayer) {
 
 int build_one(const ReplayCommand& command, LogReplayer& replayer) {
     std::uint64_t last = 0;
-    while (true) {
+    Progress progress("boundaries", std::nullopt);
+    for (std::size_t seen = 0;; ++seen) {
+        progress.at(seen);
         const auto boundary = replayer.advance();
         if (!boundary) return fail(boundary.error());
         if (!*boundary) break;
@@ -172,7 +176,9 @@ int build_one(const ReplayCommand& command, LogReplayer& replayer) {
 }
 
 int compare(const ReplayCommand& command, LogReplayer& replayer) {
-    while (true) {
+    Progress progress("boundaries", std::nullopt);
+    for (std::size_t seen = 0;; ++seen) {
+        progress.at(seen);
         const auto boundary = replayer.advance();
         if (!boundary) return fail(boundary.error());
         if (!*boundary) break;
