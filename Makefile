@@ -5,7 +5,7 @@ OLDER_KERNELS ?= 6.12
 
 .PHONY: help build demo test test-unit test-fuzz test-fresh vm-simple-e2e vm-e2e \
         vm-no-driver vm-stress vm-benchmark vm-reset vm-shell storm install deb test-install \
-        asan-ubsan tsan tidy
+        test-deb asan-ubsan tsan tidy
 
 help:  ## this text
 	@sed -nE 's/^([a-z0-9 -]+):[^#]*## (.*)/\1|\2/p' Makefile | \
@@ -74,6 +74,10 @@ deb: build  ## a Debian package of all that, in build/release
 
 test-install: deb  ## other projects build against it, installed and from the package's files
 	tests/install/run
+
+test-deb: deb  ## the package on a bare Debian 12 root: installed by apt, used, removed
+	@tools/setup fresh
+	tests/install/bare
 
 storm:  ## the engine in SEEDS=100000 simulations; failures and delays are drawn by the seed
 	@tools/setup build

@@ -52,7 +52,11 @@ foreach(name ashlar ashlar_nbd)
 endforeach()
 
 # The system's part. systemd looks for these below lib, whatever the libraries' directory.
-install(FILES ${CMAKE_CURRENT_LIST_DIR}/systemd/ashlar@.service DESTINATION lib/systemd/system)
+install(DIRECTORY ${CMAKE_CURRENT_LIST_DIR}/systemd/ DESTINATION lib/systemd/system)
+# The target is part of every boot; what it starts is what is enabled.
+set(target_link ${CMAKE_CURRENT_BINARY_DIR}/ashlar.target)
+file(CREATE_LINK ../ashlar.target ${target_link} SYMBOLIC)
+install(FILES ${target_link} DESTINATION lib/systemd/system/multi-user.target.wants)
 install(FILES ${CMAKE_CURRENT_LIST_DIR}/tmpfiles.conf DESTINATION lib/tmpfiles.d
         RENAME ashlar.conf)
 install(FILES ${CMAKE_CURRENT_LIST_DIR}/modules-load.conf DESTINATION lib/modules-load.d
@@ -78,5 +82,8 @@ set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${CMAKE_BINARY_DIR})
 set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "qemu-utils, nbdkit")
 set(CPACK_DEBIAN_PACKAGE_SUGGESTS "liburing-dev, libnbd-dev")
-set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${CMAKE_CURRENT_LIST_DIR}/debian/triggers)
+set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${CMAKE_CURRENT_LIST_DIR}/debian/triggers
+    ${CMAKE_CURRENT_LIST_DIR}/debian/postinst ${CMAKE_CURRENT_LIST_DIR}/debian/prerm
+    ${CMAKE_CURRENT_LIST_DIR}/debian/postrm)
+set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 include(CPack)
