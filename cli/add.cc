@@ -273,7 +273,9 @@ std::string list_entries(std::span<const BackendEntry> entries) {
         std::string parts;
         if (info.argument == Argument::path) parts = "PATH";
         if (info.argument == Argument::uri) parts = "URI";
-        if (info.argument == Argument::members) parts = "[SPEC], [SPEC], ...";
+        if (info.argument == Argument::members) {
+            parts = info.members_most == 1 ? "[SPEC]" : "[SPEC], [SPEC], ...";
+        }
         if (!info.options.empty()) parts += (parts.empty() ? "" : ", ") + list_options(info);
         lines += wrap(fmt::format("  {:<7}", info.name), parts);
     }

@@ -31,6 +31,7 @@ struct OptionInfo {
     std::string_view help;   // one line
     bool required = false;
     bool makes = false;  // of what is opened the first time, and is not there to be opened before
+    std::string_view choices{};  // the values there are, with blanks between; empty: others
 };
 
 enum class Argument {

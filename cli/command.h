@@ -48,5 +48,6 @@ void doctor_command(CLI::App& app, Action& action);
 void replay_command(CLI::App& app, Action& action);
 void nbd_command(CLI::App& app, Action& action);
 void serve_command(CLI::App& app, Action& action);
+void generate_command(CLI::App& app, Action& action);
 
 }  // namespace ashlar::cli

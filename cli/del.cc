@@ -140,6 +140,11 @@ void del_command(CLI::App& app, Action& action) {
     del.add_flag("--force", options->force,
                  "Even if mounted, used as swap or held by another device");
     del.add_flag("--async", options->async, "Do not wait until they are gone");
+    del.footer(
+        "Examples:\n"
+        "  ashlar del 0\n"
+        "  ashlar del --all\n"
+        "  ashlar del 0 --force         although it is in use: its users get errors");
     del.callback([options, &action] { action = [options] { return del_devices(*options); }; });
 }
 

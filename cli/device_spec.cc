@@ -28,15 +28,23 @@ constexpr std::array kInfos = {
                "copied (kernel 7.1)"},
     OptionInfo{"no-metrics", "",
                "Take no times: 'stats' then counts requests, and has no latencies"},
-    OptionInfo{"data-path", "NAME",
-               "How data moves: auto, zero-copy, zero-copy-manual, user-copy, get-data or copy; "
-               "default: auto, the cheapest here"},
-    OptionInfo{"commands", "NAME",
-               "How requests are fetched: auto, per-io or batch; default: auto"},
-    OptionInfo{"recovery", "NAME",
-               "When its server ends: none (the disk goes), queue or reissue (I/O waits for the "
-               "next server; queue fails what is in flight), fail (I/O fails until then); "
-               "default: none"},
+    OptionInfo{
+        .key = "data-path",
+        .value = "NAME",
+        .help = "How data moves: auto, zero-copy, zero-copy-manual, user-copy, get-data or copy; "
+                "default: auto, the cheapest here",
+        .choices = "auto zero-copy zero-copy-manual user-copy get-data copy"},
+    OptionInfo{.key = "commands",
+               .value = "NAME",
+               .help = "How requests are fetched: auto, per-io or batch; default: auto",
+               .choices = "auto per-io batch"},
+    OptionInfo{
+        .key = "recovery",
+        .value = "NAME",
+        .help = "When its server ends: none (the disk goes), queue or reissue (I/O waits for the "
+                "next server; queue fails what is in flight), fail (I/O fails until then); "
+                "default: none",
+        .choices = "none queue reissue fail"},
     OptionInfo{"threads", "N",
                "Threads that serve the queues, 1 to 1024; default: one for each queue, but one for "
                "all queues of a file in the page cache"},

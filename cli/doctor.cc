@@ -182,6 +182,9 @@ void doctor_command(CLI::App& app, Action& action) {
     CLI::App& doctor = *app.add_subcommand("doctor", "Say whether ublk works here, and why not");
     auto as_json = std::make_shared<bool>(false);
     doctor.add_flag("--json", *as_json, "Print one JSON object");
+    doctor.footer(
+        "Example:\n"
+        "  ashlar doctor");
     doctor.callback([as_json, &action] { action = [as_json] { return run_doctor(*as_json); }; });
 }
 

@@ -130,6 +130,10 @@ void export_command(CLI::App& app, Action& action) {
                     "Where, as numbers; /metrics is asked for there; default: 127.0.0.1:9857")
         ->type_name("ADDRESS:PORT");
     export_app.add_flag("--once", options->once, "Print them once instead, as for a file");
+    export_app.footer(
+        "Examples:\n"
+        "  ashlar export --listen 0.0.0.0:9857\n"
+        "  ashlar export --once > /var/lib/prometheus/node-exporter/ashlar.prom");
     export_app.callback(
         [options, &action] { action = [options] { return export_metrics(*options); }; });
 }

@@ -40,6 +40,9 @@ void features_command(CLI::App& app, Action& action) {
     CLI::App& features = *app.add_subcommand("features", "Show what the kernel's driver can do");
     auto as_json = std::make_shared<bool>(false);
     features.add_flag("--json", *as_json, "Print one JSON object");
+    features.footer(
+        "Example:\n"
+        "  ashlar features --json");
     features.callback(
         [as_json, &action] { action = [as_json] { return show_features(*as_json); }; });
 }

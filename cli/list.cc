@@ -48,6 +48,10 @@ void list_command(CLI::App& app, Action& action) {
     CLI::App& list = *app.add_subcommand("list", "Show all devices");
     auto as_json = std::make_shared<bool>(false);
     list.add_flag("--json", *as_json, "Print a JSON array");
+    list.footer(
+        "Examples:\n"
+        "  ashlar list\n"
+        "  ashlar list --json | jq -r '.[].path'");
     list.callback([as_json, &action] { action = [as_json] { return list_devices(*as_json); }; });
 }
 

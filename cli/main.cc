@@ -88,18 +88,23 @@ void fill_standard_descriptors() {
     if (fd >= 0) close(fd);
 }
 
+// What `ashlar --help` shows together.
+void put_in_groups(CLI::App& app) {
+    const auto put = [&](const char* group, std::initializer_list<const char*> names) {
+        for (const char* name : names) app.get_subcommand(name)->group(group);
+    };
+    put("Devices", {"add", "serve", "list", "show", "del"});
+    put("While they run", {"stats", "top", "export", "resize", "set"});
+    put("Their servers", {"recover", "upgrade", "quiesce", "stop"});
+    put("This machine", {"features", "doctor"});
+    put("Tools", {"nbd", "replay"});
+}
+
 int run(int argc, char** argv) {
     fill_standard_descriptors();
     CLI::App app("Linux block devices in userspace", "ashlar");
     app.set_version_flag("--version,-V", "ashlar " ASHLAR_VERSION);
     app.require_subcommand(1);
-    app.footer(
-        "Examples:\n"
-        "  ashlar add mem --size 1G       a disk in memory; prints /dev/ublkb0\n"
-        "  ashlar list                    what exists\n"
-        "  ashlar del 0                   take it away\n"
-        "  ashlar doctor                  whether ublk works here, and what to do if not\n"
-        "\nExit status: 0 success, 1 failure, 2 usage.");
     Action action;
     add_command(app, action);
     list_command(app, action);
@@ -119,6 +124,15 @@ int run(int argc, char** argv) {
     replay_command(app, action);
     nbd_command(app, action);
     serve_command(app, action);
+    generate_command(app, action);
+    put_in_groups(app);
+    app.footer(
+        "Examples:\n"
+        "  ashlar add mem --size 1G       a disk in memory; prints /dev/ublkb0\n"
+        "  ashlar list                    what exists\n"
+        "  ashlar del 0                   take it away\n"
+        "  ashlar doctor                  whether ublk works here, and what to do if not\n"
+        "\nExit status: 0 success, 1 failure, 2 usage.");
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

@@ -73,6 +73,7 @@ void nbd_command(CLI::App& app, Action& action) {
         ->type_name("SECONDS")
         ->check(CLI::Range(1, 86'400));
     list.add_flag("--json", options->json, "Print a JSON array");
+    nbd.footer("Example:\n  ashlar nbd list nbd://storage.example");
     list.footer("Example:\n  ashlar nbd list nbd://storage.example");
     list.callback([options, &action] { action = [options] { return list_exports(*options); }; });
 }

@@ -78,6 +78,10 @@ void quiesce_command(CLI::App& app, Action& action) {
         *app.add_subcommand("quiesce", "End a device's server; its users wait until 'recover'");
     auto options = std::make_shared<PauseOptions>();
     quiesce.add_option("device", options->device, "Its number or path")->type_name("N")->required();
+    quiesce.footer(
+        "Examples:\n"
+        "  ashlar quiesce 0\n"
+        "  ashlar recover 0             and it goes on");
     quiesce.callback([options, &action] { action = [options] { return run_quiesce(*options); }; });
 }
 
@@ -87,6 +91,9 @@ void stop_command(CLI::App& app, Action& action) {
     auto options = std::make_shared<PauseOptions>();
     stop.add_option("device", options->device, "Its number or path")->type_name("N")->required();
     stop.add_flag("--if-unused", options->if_unused, "Only if nobody has it open");
+    stop.footer(
+        "Example:\n"
+        "  ashlar stop 0 --if-unused");
     stop.callback([options, &action] { action = [options] { return run_stop(*options); }; });
 }
 

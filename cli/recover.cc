@@ -145,6 +145,10 @@ void recover_command(CLI::App& app, Action& action) {
     recover.add_flag("--json", options->json, "Print one JSON object for each");
     recover.add_flag("--locked", options->locked)->group("");
     recover.add_flag("--unattended", options->unattended)->group("");
+    recover.footer(
+        "Examples:\n"
+        "  ashlar recover 0\n"
+        "  ashlar recover --all");
     recover.callback(
         [options, &action] { action = [options] { return recover_devices(*options); }; });
 }

@@ -141,6 +141,10 @@ void show_command(CLI::App& app, Action& action) {
     auto as_json = std::make_shared<bool>(false);
     show.add_option("device", *device, "Its number or path")->required()->type_name("N");
     show.add_flag("--json", *as_json, "Print one JSON object");
+    show.footer(
+        "Examples:\n"
+        "  ashlar show 0\n"
+        "  ashlar show /dev/ublkb0 --json");
     show.callback([device, as_json, &action] {
         action = [device, as_json] { return show_device(*device, *as_json); };
     });

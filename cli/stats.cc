@@ -177,7 +177,9 @@ void stats_command(CLI::App& app, Action& action) {
     stats_app.add_flag("--json", options->as_json, "Print one JSON object, or one a line");
     stats_app.footer(
         "Without --interval: all since the server began to serve the device. Latencies are the\n"
-        "server's: from the round that brought a request to its answer.");
+        "server's: from the round that brought a request to its answer.\n"
+        "\nExamples:\n  ashlar stats 0\n  ashlar stats 0 --interval 1 --count 10\n  ashlar stats 0 "
+        "--json");
     stats_app.callback([options, &action] { action = [options] { return stats(*options); }; });
 }
 

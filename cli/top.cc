@@ -131,7 +131,8 @@ void top_command(CLI::App& app, Action& action) {
         ->check(CLI::Range(0.1, 3600.0));
     top_app.footer(
         "Keys: q ends, s sorts by the next column, r turns the order round, up and down pick a\n"
-        "device, which is shown in full below.");
+        "device, which is shown in full below.\n"
+        "\nExample:\n  ashlar top --interval 0.5");
     top_app.callback([interval, &action] { action = [interval] { return top(*interval); }; });
 }
 

@@ -174,6 +174,10 @@ void upgrade_command(CLI::App& app, Action& action) {
     upgrade.add_option("device", options->device, "Its number or path")->type_name("N")->required();
     upgrade.add_option("--binary", options->binary, "The program; default: this one")
         ->type_name("PATH");
+    upgrade.footer(
+        "Examples:\n"
+        "  ashlar upgrade 0\n"
+        "  ashlar upgrade 0 --binary ./build/release/bin/ashlar");
     upgrade.callback([options, &action] { action = [options] { return run_upgrade(*options); }; });
 }
 

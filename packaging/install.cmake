@@ -69,6 +69,25 @@ install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR}
         RENAME copyright)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR}/docs)
 
+# Man pages and completions, as the command itself says them.
+set(pages ${CMAKE_CURRENT_BINARY_DIR}/pages)
+file(GLOB prose CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/man/*)
+string(TIMESTAMP page_date "%Y-%m-%d" UTC)
+add_custom_command(OUTPUT ${pages}/ashlar.8
+    COMMAND ${CMAKE_COMMAND} -E rm -rf ${pages}
+    COMMAND ashlar_command generate ${pages} --prose ${CMAKE_CURRENT_LIST_DIR}/man
+            --date ${page_date}
+    DEPENDS ashlar_command ${prose} VERBATIM)
+add_custom_target(ashlar_pages ALL DEPENDS ${pages}/ashlar.8)
+foreach(section 5 7 8)
+    install(DIRECTORY ${pages}/ DESTINATION ${CMAKE_INSTALL_MANDIR}/man${section}
+            FILES_MATCHING PATTERN "*.${section}")
+endforeach()
+install(FILES ${pages}/ashlar.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions
+        RENAME ashlar)
+install(FILES ${pages}/_ashlar DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/vendor-completions)
+install(FILES ${pages}/ashlar.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d)
+
 # The Debian package: everything in one.
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
