@@ -1,5 +1,7 @@
 #include "cli/ask_metrics.h"
 
+#include <fmt/format.h>
+#include <unistd.h>
 #include <cerrno>
 #include <utility>
 
@@ -19,6 +21,12 @@ Result<Metrics> ask_metrics(const DeviceInfo& info) {
         error.code = reply.error().code;
         error.detail = "its server does not answer";
         error.hint = "only a server that 'ashlar' started tells them";
+        if (info.owner_uid != geteuid()) {
+            error.hint = fmt::format("it answers to its own user, {}", info.owner_uid);
+        } else if (state_directory().empty()) {
+            error.detail = no_state_directory().detail;
+            error.hint = no_state_directory().hint;
+        }
         return std::unexpected(std::move(error));
     }
     auto metrics = metrics_from_json(*reply);

@@ -18,6 +18,7 @@
 #include "cli/backend_table.h"
 #include "cli/server_state.h"
 #include "cli/store_check.h"
+#include "cli/udev.h"
 
 namespace ashlar::cli {
 namespace {
@@ -54,15 +55,29 @@ bool is_block_device(const std::string& path, const DeviceParams& params) {
            node.st_rdev == makedev(params.disk_major, params.disk_minor);
 }
 
-// The node appears by devtmpfs at once, by udev a moment later. It is not opened: a server that
-// opens its own device can wait for itself.
-Result<void> await_node(DeviceId id, const std::string& path) {
+Error late_node(const std::string& path, const DeviceParams& params) {
+    Error error{.operation = "wait for " + path, .code = ETIMEDOUT};
+    if (is_block_device(path, params)) {
+        error.detail = "it has not become this user's";
+        error.hint = "udev's rule for it (60-ashlar.rules) is missing or does not work";
+    } else {
+        error.detail = "the kernel has the device, but no node appeared";
+        error.hint = "is devtmpfs mounted on /dev, or udev running?";
+    }
+    return error;
+}
+
+// The node appears by devtmpfs at once, by udev a moment later; that of an unprivileged device is
+// not its user's before udev has made it so. It is not opened: a server that opens its own device
+// can wait for itself.
+Result<void> await_node(DeviceId id, const std::string& path, bool unprivileged) {
     auto control = Control::open();
     if (!control) return std::unexpected(control.error());
     const auto params = control->params(id);
     if (!params) return std::unexpected(params.error());
     const auto deadline = std::chrono::steady_clock::now() + kNodeTimeout;
-    while (!is_block_device(path, *params)) {
+    while (!is_block_device(path, *params) ||
+           (unprivileged && eaccess(path.c_str(), R_OK | W_OK) != 0)) {
         struct stat other{};
         if (stat(path.c_str(), &other) == 0 && !S_ISBLK(other.st_mode)) {
             return std::unexpected(Error{.operation = "look at " + path,
@@ -73,11 +88,7 @@ Result<void> await_node(DeviceId id, const std::string& path) {
         // Somebody may have removed it.
         if (const auto info = control->info(id); !info) return std::unexpected(info.error());
         if (std::chrono::steady_clock::now() >= deadline) {
-            return std::unexpected(
-                Error{.operation = "wait for " + path,
-                      .code = ETIMEDOUT,
-                      .detail = "the kernel has the device, but no node appeared",
-                      .hint = "is devtmpfs mounted on /dev, or udev running?"});
+            return std::unexpected(late_node(path, *params));
         }
         std::this_thread::sleep_for(1ms);
     }
@@ -89,7 +100,17 @@ std::string own_program() {
     return std::filesystem::read_symlink("/proc/self/exe", none).string();
 }
 
+// A device whose nodes never become its user's could not even be removed by that user.
+Result<void> check_unprivileged(const ServerJob& job) {
+    if (!job.device.unprivileged || job.recovered) return {};
+    return check_udev_rule();
+}
+
 Result<Device> make_device(const ServerJob& job, const std::shared_ptr<Backend>& backend) {
+    // Of one device alone it was told before.
+    if (job.shared) {
+        if (auto ready = check_unprivileged(job); !ready) return std::unexpected(ready.error());
+    }
     if (!job.recovered) return Device::create(backend, job.device);
     if (auto same = check_store(*job.recovered, *backend); !same) {
         return std::unexpected(same.error());
@@ -127,7 +148,7 @@ Result<Fd> start(const ServerJob& job, Device& device, const Backend& backend) {
     Result<void> step;
     if (beforehand) step = publish(job, device, backend);
     if (step) step = device.start();
-    if (step) step = await_node(id, device.block_path());
+    if (step) step = await_node(id, device.block_path(), job.device.unprivileged);
     if (step && !beforehand) step = publish(job, device, backend);
     if (!step) return std::unexpected(step.error());
     return listener;
@@ -137,6 +158,7 @@ Result<Fd> start(const ServerJob& job, Device& device, const Backend& backend) {
 
 Result<Served> bring_up(const ServerJob& job, const Log& log) {
     if (auto made = make_state_directory(); !made) return std::unexpected(made.error());
+    if (auto ready = check_unprivileged(job); !ready) return std::unexpected(ready.error());
     Protections protections;
     protections.before_backend();
     auto backend = job.open_backend(

@@ -49,5 +49,6 @@ void replay_command(CLI::App& app, Action& action);
 void nbd_command(CLI::App& app, Action& action);
 void serve_command(CLI::App& app, Action& action);
 void generate_command(CLI::App& app, Action& action);
+void udev_owner_command(CLI::App& app, Action& action);
 
 }  // namespace ashlar::cli

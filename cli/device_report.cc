@@ -40,6 +40,7 @@ nlohmann::ordered_json to_json(const DeviceReport& report) {
     json["queues"] = info.queues;
     json["depth"] = info.depth;
     json["features"] = feature_names(info.features);
+    json["owner_uid"] = info.owner_uid;
     json["type"] = text_or_null(report.type);
     json["backend"] = text_or_null(report.backend);
     json["io_max_bytes"] = info.io_max;

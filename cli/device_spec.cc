@@ -45,6 +45,9 @@ constexpr std::array kInfos = {
                 "next server; queue fails what is in flight), fail (I/O fails until then); "
                 "default: none",
         .choices = "none queue reissue fail"},
+    OptionInfo{"unprivileged", "",
+               "A device of the user who adds it, without being root; needs the udev rules of "
+               "Ashlar's package and membership of the group ublk"},
     OptionInfo{"threads", "N",
                "Threads that serve the queues, 1 to 1024; default: one for each queue, but one for "
                "all queues of a file in the page cache"},
@@ -142,6 +145,7 @@ Parsed<DeviceOptions> read_device_options(const Spec& given, std::string_view la
     device.data_path = reader.choice<DataPath>("data-path", kDataPaths, device.data_path);
     device.commands = reader.choice<CommandStyle>("commands", kCommandStyles, device.commands);
     device.recovery = reader.choice<Recovery>("recovery", kRecoveries, device.recovery);
+    device.unprivileged = reader.has("unprivileged");
     if (reader.has("threads")) {
         device.thread_count = static_cast<unsigned>(reader.number("threads", 1, 1024, 1));
     }

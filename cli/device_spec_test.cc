@@ -27,6 +27,7 @@ TEST(DeviceSpec, WithoutOptionsEverythingIsTheLibrarysDefault) {
     EXPECT_EQ(device.io_max, plain.io_max);
     EXPECT_EQ(device.read_only, plain.read_only);
     EXPECT_EQ(device.keep_scheduler, plain.keep_scheduler);
+    EXPECT_EQ(device.unprivileged, plain.unprivileged);
     EXPECT_EQ(device.data_path, plain.data_path);
     EXPECT_EQ(device.commands, plain.commands);
     EXPECT_EQ(device.thread_count, plain.thread_count);
@@ -45,7 +46,7 @@ TEST(DeviceSpec, EveryOptionArrives) {
         {"commands", "batch"},   {"threads", "5"},      {"threads-per-queue", "64"},
         {"recovery", "reissue"}, {"nice", "-3"},        {"sqpoll"},
         {"sqpoll-cpu", "3"},     {"sqpoll-idle", "20"}, {"keep-scheduler"},
-        {"no-metrics"},          {"no-partition-scan"}, {"shared-memory", "/dev/shm/area"},
+        {"no-metrics"}, {"unprivileged"}, {"no-partition-scan"}, {"shared-memory", "/dev/shm/area"},
         {"cpus", "0-1,4"}};
     EXPECT_EQ(all.size() + 1, device_option_infos().size()) << "all but queue-cpus";
     const DeviceOptions device = read(all);
@@ -55,6 +56,7 @@ TEST(DeviceSpec, EveryOptionArrives) {
     EXPECT_EQ(device.io_max, 32U << 20);
     EXPECT_TRUE(device.read_only);
     EXPECT_TRUE(device.keep_scheduler);
+    EXPECT_TRUE(device.unprivileged);
     EXPECT_FALSE(device.measure);
     EXPECT_FALSE(device.partition_scan);
     EXPECT_EQ(device.shared_memory, std::vector<std::string>{"/dev/shm/area"});

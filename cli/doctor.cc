@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/server_state.h"
+#include "cli/udev.h"
 #include "kernel/features.h"
 
 namespace ashlar::cli {
@@ -60,7 +62,7 @@ Finding check_kernel() {
 
 Finding check_user() {
     if (geteuid() == 0) return {Verdict::good, "running as root"};
-    return {Verdict::bad, "not running as root", "run with sudo"};
+    return {Verdict::note, "not running as root: only devices of your own, with --unprivileged"};
 }
 
 bool module_file_exists() {
@@ -106,6 +108,34 @@ Finding check_features(Control& control) {
                         known_features().size(), *mask)};
 }
 
+// Whether udev's rules let users who are not root have devices. Of root, who needs none, it is only
+// told.
+Finding check_users() {
+    const Verdict missing = geteuid() == 0 ? Verdict::note : Verdict::bad;
+    const auto rule = find_udev_rule();
+    if (!rule) {
+        return {missing, "users who are not root can have no devices: udev has no rule for them",
+                "install Ashlar's package, or packaging/udev/60-ashlar.rules to /etc/udev/rules.d"};
+    }
+    const std::string found = fmt::format("udev has rules for users' devices ({})", *rule);
+    struct stat node{};
+    if (stat("/dev/ublk-control", &node) != 0) return {Verdict::note, found};
+    if (geteuid() == 0) {
+        if ((node.st_mode & S_IWOTH) != 0) return {Verdict::good, found + "; every user may"};
+        if (node.st_gid != 0 && (node.st_mode & S_IWGRP) != 0) {
+            return {Verdict::good, fmt::format("{}; members of group {} may", found, node.st_gid)};
+        }
+        return {Verdict::note, found + ", but only root may open /dev/ublk-control",
+                "to let users have devices: 'groupadd --system ublk', 'udevadm control --reload', "
+                "'udevadm trigger /dev/ublk-control', 'usermod -aG ublk USER'"};
+    }
+    if (eaccess("/dev/ublk-control", R_OK | W_OK) != 0) {
+        return {missing, found + ", but you may not open /dev/ublk-control",
+                "have root type 'usermod -aG ublk USER', then log in again"};
+    }
+    return {Verdict::good, found + ", and you may open /dev/ublk-control"};
+}
+
 // The ways of moving data that `ashlar add --data-path` can be given here.
 Finding check_data_paths(std::uint64_t mask) {
     const auto has = [&](std::string_view feature) {
@@ -113,6 +143,7 @@ Finding check_data_paths(std::uint64_t mask) {
     };
     std::string paths = "copy";
     if (has("need_get_data")) paths += ", get-data";
+    if (geteuid() != 0) return {Verdict::good, fmt::format("data paths: {}", paths)};
     if (has("user_copy")) paths += ", user-copy";
     if (has("support_zero_copy")) paths += ", zero-copy-manual";
     if (has("support_zero_copy") && has("auto_buf_reg")) paths += ", zero-copy";
@@ -132,16 +163,27 @@ Finding check_devices(Control& control) {
 }
 
 Finding check_state_directory() {
-    if (access("/run/ashlar", W_OK) == 0) return {Verdict::good, "/run/ashlar can be written"};
-    if (errno == ENOENT && access("/run", W_OK) == 0) {
-        return {Verdict::good, "/run/ashlar will be made by the first 'ashlar add'"};
+    const std::string& directory = state_directory();
+    if (directory.empty()) {
+        const Error error = no_state_directory();
+        return {Verdict::bad, error.detail, error.hint};
     }
-    return {Verdict::bad, "/run/ashlar cannot be written", "mount a tmpfs on /run, or run as root"};
+    if (access(directory.c_str(), W_OK) == 0) {
+        return {Verdict::good, directory + " can be written"};
+    }
+    const std::string parent = fs::path(directory).parent_path().string();
+    if (errno == ENOENT && access(parent.c_str(), W_OK) == 0) {
+        return {Verdict::good, directory + " will be made by the first 'ashlar add'"};
+    }
+    return {
+        Verdict::bad, directory + " cannot be written",
+        geteuid() == 0 ? "mount a tmpfs on /run" : "set XDG_RUNTIME_DIR to a directory of yours"};
 }
 
 std::vector<Finding> examine() {
-    std::vector<Finding> findings = {check_kernel(), check_user(), check_driver(), check_uring(),
-                                     check_state_directory()};
+    std::vector<Finding> findings = {check_kernel(),          check_user(),
+                                     check_driver(),          check_uring(),
+                                     check_state_directory(), check_users()};
     auto control = Control::open();
     if (control) {
         findings.push_back(check_features(*control));

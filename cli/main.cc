@@ -125,6 +125,7 @@ int run(int argc, char** argv) {
     nbd_command(app, action);
     serve_command(app, action);
     generate_command(app, action);
+    udev_owner_command(app, action);
     put_in_groups(app);
     app.footer(
         "Examples:\n"

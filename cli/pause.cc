@@ -6,6 +6,8 @@
 #include <memory>
 #include <string>
 
+#include <ashlar/control.h>
+
 #include "cli/command.h"
 #include "cli/in_use.h"
 #include "cli/server_state.h"
@@ -22,19 +24,7 @@ struct PauseOptions {
 
 int ask(DeviceId id, nlohmann::json request) {
     request["pause"] = true;
-    const auto reply = ask_server(id, request, 60s);
-    if (!reply) {
-        Error error = reply.error();
-        error.device = id;
-        if (error.code == ENOENT || error.code == ECONNREFUSED) {
-            error.detail = "it has no server of ours that could be asked";
-            error.hint = "see 'ashlar show' and 'ashlar recover'";
-        }
-        return fail(error);
-    }
-    if (!reply->contains("error")) return kSuccess;
-    complain(reply->value("error", ""));
-    return kFailure;
+    return tell_server(id, request, 60s);
 }
 
 int run_quiesce(const PauseOptions& options) {

@@ -45,7 +45,7 @@ Error error_of(std::string operation, int code, std::string hint = {}) {
 
 std::string next_socket_path() {
     static std::atomic<unsigned> count = 0;
-    return fmt::format("{}/{}{}-{}{}", kStateDirectory, kPrefix, getpid(), count++, kSuffix);
+    return fmt::format("{}/{}{}-{}{}", state_directory(), kPrefix, getpid(), count++, kSuffix);
 }
 
 Result<Fd> listen_on(const std::string& path) {
@@ -218,7 +218,7 @@ std::optional<std::string> ProgramEnd::why() const {
 
 void remove_stale_sockets() {
     std::error_code none;
-    for (const auto& entry : std::filesystem::directory_iterator(kStateDirectory, none)) {
+    for (const auto& entry : std::filesystem::directory_iterator(state_directory(), none)) {
         const std::string name = entry.path().filename().string();
         if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) continue;
         pid_t process = 0;

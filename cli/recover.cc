@@ -53,9 +53,10 @@ int recover_device(Control& control, DeviceId id, const RecoverOptions& options)
     if (!info) return fail(info.error());
     const auto state = read_state(id, info->identity);
     if (!state) {
-        return refuse(id,
-                      "it has no state file in /run/ashlar, so its backend is not known; "
-                      "remove it with 'ashlar del'");
+        if (state_directory().empty()) return fail(no_state_directory());
+        return refuse(id, fmt::format("it has no state file in {}, so its backend is not known; "
+                                      "remove it with 'ashlar del'",
+                                      state_directory()));
     }
     const bool served = is_alive(state->pid) && info->state == DeviceState::live;
     if (options.unattended && (served || state->paused)) return kSuccess;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <thread>
@@ -24,8 +25,11 @@ constexpr off_t kStateMost = 1 << 20;
 constexpr std::size_t kReplyMax = 64 << 20;
 constexpr timeval kSocketTimeout{.tv_sec = 5, .tv_usec = 0};
 
-std::string lock_path(DeviceId id) { return fmt::format("{}/ublk{}.lock", kStateDirectory, id); }
-std::string state_path(DeviceId id) { return fmt::format("{}/ublk{}.json", kStateDirectory, id); }
+// Of a socket's path in the state directory, "nbd-PID-COUNT.sock" the longest.
+constexpr std::size_t kSocketNameMost = 32;
+
+std::string lock_path(DeviceId id) { return fmt::format("{}/ublk{}.lock", state_directory(), id); }
+std::string state_path(DeviceId id) { return fmt::format("{}/ublk{}.json", state_directory(), id); }
 
 // What becomes the state file once it is whole.
 std::string fresh_state_path(DeviceId id) { return state_path(id) + ".new"; }
@@ -36,12 +40,42 @@ Error state_error(std::string operation, int code) {
 
 }  // namespace
 
-std::string socket_path(DeviceId id) { return fmt::format("{}/ublk{}.sock", kStateDirectory, id); }
+std::string socket_path(DeviceId id) {
+    return fmt::format("{}/ublk{}.sock", state_directory(), id);
+}
+
+const std::string& state_directory() {
+    static const std::string directory = [] {
+        if (geteuid() == 0) return std::string("/run/ashlar");
+        const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+        if (runtime == nullptr || runtime[0] != '/') return std::string();
+        return std::string(runtime) + "/ashlar";
+    }();
+    return directory;
+}
+
+Error no_state_directory() {
+    return {.operation = "find the state directory",
+            .code = ENOENT,
+            .detail = "XDG_RUNTIME_DIR is not set",
+            .hint =
+                "log in, instead of 'su', or set it to a directory of yours that nobody else "
+                "may enter"};
+}
 
 Result<void> make_state_directory() {
-    if (mkdir(kStateDirectory, 0755) != 0 && errno != EEXIST) {
-        return std::unexpected(
-            state_error(fmt::format("make directory {}", kStateDirectory), errno));
+    const std::string& directory = state_directory();
+    if (directory.empty()) return std::unexpected(no_state_directory());
+    const std::string operation = "make directory " + directory;
+    if (directory.size() + kSocketNameMost > sizeof(sockaddr_un::sun_path)) {
+        Error error = state_error(operation, ENAMETOOLONG);
+        error.hint = "set XDG_RUNTIME_DIR to a shorter path";
+        return std::unexpected(std::move(error));
+    }
+    // What lies in a user's says where that user's data is.
+    const mode_t mode = geteuid() == 0 ? 0755 : 0700;
+    if (mkdir(directory.c_str(), mode) != 0 && errno != EEXIST) {
+        return std::unexpected(state_error(operation, errno));
     }
     return {};
 }
@@ -92,7 +126,8 @@ std::optional<ServerState> read_state(DeviceId id, std::uint64_t identity) {
     return state;
 }
 
-StateLock::StateLock() : directory_(open(kStateDirectory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+StateLock::StateLock()
+    : directory_(open(state_directory().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
     if (!directory_.valid()) return;  // nothing is there that could change
     while (flock(directory_.get(), LOCK_EX) != 0 && errno == EINTR) {
     }
@@ -137,7 +172,10 @@ void remove_state(DeviceId id, std::uint64_t identity) {
 void remove_state_of_gone(Control& control, DeviceId id) {
     const StateLock lock;
     const auto info = control.info(id);
-    if (!info && info.error().code == ENODEV) remove_orphaned_state(id);
+    // EPERM: the id is another user's device by now.
+    if (!info && (info.error().code == ENODEV || info.error().code == EPERM)) {
+        remove_orphaned_state(id);
+    }
 }
 
 void remove_orphaned_state(DeviceId id) noexcept {
@@ -150,7 +188,7 @@ void remove_orphaned_state(DeviceId id) noexcept {
 std::vector<DeviceId> ids_with_state() {
     std::vector<DeviceId> ids;
     std::error_code none;
-    for (const auto& entry : std::filesystem::directory_iterator(kStateDirectory, none)) {
+    for (const auto& entry : std::filesystem::directory_iterator(state_directory(), none)) {
         const std::string name = entry.path().filename().string();
         if (!name.starts_with("ublk")) continue;
         const auto dot = name.find('.');
@@ -209,6 +247,10 @@ Result<nlohmann::json> ask_server(DeviceId id, const nlohmann::json& request,
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     const std::string path = socket_path(id);
+    if (state_directory().empty()) return std::unexpected(no_state_directory());
+    if (path.size() >= sizeof(address.sun_path)) {
+        return std::unexpected(state_error("talk to the server", ENAMETOOLONG));
+    }
     std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
     if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
         return std::unexpected(state_error("talk to the server", errno));
@@ -218,6 +260,10 @@ Result<nlohmann::json> ask_server(DeviceId id, const nlohmann::json& request,
 }
 
 int tell_server(DeviceId id, const nlohmann::json& request, std::chrono::milliseconds bound) {
+    // Whether there is one, and whose, only the kernel knows.
+    auto control = Control::open();
+    if (!control) return fail(control.error());
+    if (const auto info = control->info(id); !info) return fail(info.error());
     const auto reply = ask_server(id, request, bound);
     if (!reply) {
         Error error = reply.error();

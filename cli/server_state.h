@@ -1,5 +1,5 @@
-// What a server leaves in /run/ashlar for the other commands: one file a device, and a socket that
-// answers questions.
+// What a server leaves in the state directory for the other commands: one file a device, and a
+// socket that answers questions.
 #pragma once
 
 #include <chrono>
@@ -16,12 +16,16 @@
 
 namespace ashlar::cli {
 
-// A state file is /run/ashlar/ublkN.json. Written atomically when the device is usable, removed
-// when it is gone; a killed server leaves it behind, and whoever removes the device removes it.
+// A state file is ublkN.json. Written atomically when the device is usable, removed when it is
+// gone; a killed server leaves it behind, and whoever removes the device removes it.
 
-inline constexpr const char* kStateDirectory = "/run/ashlar";
+// /run/ashlar of root, $XDG_RUNTIME_DIR/ashlar of anybody else; empty where that is not set.
+[[nodiscard]] const std::string& state_directory();
+// What to do about an empty one.
+[[nodiscard]] Error no_state_directory();
 
-// Makes the directory if need be. Errors: those of mkdir(2).
+// Makes the directory if need be. Errors: those of mkdir(2), ENOENT (XDG_RUNTIME_DIR is not set),
+// ENAMETOOLONG.
 [[nodiscard]] Result<void> make_state_directory();
 [[nodiscard]] Result<void> write_state(const ServerState& state);
 // Empty when there is none for this very device, or none that makes sense.

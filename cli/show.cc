@@ -88,6 +88,7 @@ void print_for_people(const DeviceReport& report) {
     print_line("state", std::string(name(info.state)));
     print_line("type", report.type.empty() ? "-" : report.type);
     if (!report.backend.empty()) print_line("backend", report.backend);
+    print_line("owner", fmt::format("user {}", info.owner_uid));
     print_line("server pid", info.pid > 0 ? std::to_string(info.pid) : "-");
     print_line("size", fmt::format("{} ({} bytes)", format_size(geometry.size), geometry.size));
     print_line("block size", fmt::format("{} logical, {} physical", geometry.logical_block_size,

@@ -53,7 +53,8 @@ bool exists(const Watched& device) {
     auto control = Control::open();
     if (!control) return true;  // it cannot be told
     const auto info = control->info(device.id);
-    if (!info) return info.error().code != ENODEV;
+    // EPERM: the id is another user's device by now.
+    if (!info) return info.error().code != ENODEV && info.error().code != EPERM;
     return info->identity == device.identity;
 }
 

@@ -61,6 +61,14 @@ install(FILES ${CMAKE_CURRENT_LIST_DIR}/tmpfiles.conf DESTINATION lib/tmpfiles.d
         RENAME ashlar.conf)
 install(FILES ${CMAKE_CURRENT_LIST_DIR}/modules-load.conf DESTINATION lib/modules-load.d
         RENAME ashlar.conf)
+install(FILES ${CMAKE_CURRENT_LIST_DIR}/sysusers.conf DESTINATION lib/sysusers.d
+        RENAME ashlar.conf)
+# The rules name the program by its path, which is known when the tree is installed.
+install(CODE "
+    set(ashlar_program \${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_BINDIR}/ashlar)
+    configure_file(${CMAKE_CURRENT_LIST_DIR}/udev/60-ashlar.rules.in
+                   ${CMAKE_CURRENT_BINARY_DIR}/60-ashlar.rules @ONLY)")
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/60-ashlar.rules DESTINATION lib/udev/rules.d)
 install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/examples/serve.toml
               ${CMAKE_CURRENT_LIST_DIR}/grafana-dashboard.json
               ${CMAKE_CURRENT_LIST_DIR}/bpftrace/ashlar-latency.bt

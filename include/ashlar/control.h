@@ -70,7 +70,9 @@ struct FeatureDescription {
 [[nodiscard]] std::vector<std::string> feature_names(std::uint64_t mask);
 
 // Thread: one at a time. Every call is bounded by the time-out and then fails with ETIMEDOUT;
-// errors otherwise carry the kernel's errno and say what to do.
+// errors otherwise carry the kernel's errno and say what to do. Who is not root may add
+// unprivileged devices (UBLK_F_UNPRIVILEGED_DEV) and control those whose /dev/ublkcN it may read
+// and write; to any other device each call fails with EPERM.
 class Control {
 public:
     struct Options {
@@ -120,7 +122,8 @@ public:
     [[nodiscard]] Result<void> stop_if_unused(DeviceId id);
     // Stops if need be and waits until the server has let go and the id is free again.
     [[nodiscard]] Result<void> remove(DeviceId id);
-    // The same without waiting for the id. Since 6.9; refused with EOPNOTSUPP before.
+    // The same without waiting for the id. Since 6.9; refused with EOPNOTSUPP before, and for an
+    // unprivileged device.
     [[nodiscard]] Result<void> remove_async(DeviceId id);
     // Errors: ENODEV (no such device).
     [[nodiscard]] Result<DeviceInfo> info(DeviceId id);

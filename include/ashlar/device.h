@@ -100,6 +100,11 @@ struct DeviceOptions {
     DataPath data_path = DataPath::automatic;  // refused if kernel or backend cannot
     CommandStyle commands = CommandStyle::automatic;
     Recovery recovery = Recovery::none;
+    // For a process without CAP_SYS_ADMIN, and only for that: the device is its user's, who alone
+    // opens and controls it (6.3). It takes udev rules that give the user /dev/ublk-control and the
+    // device's nodes: packaging/udev. Of data paths it has get-data and copy, and no recovery; the
+    // kernel looks for no partitions, and kills a server that keeps a request for 30 seconds.
+    bool unprivileged = false;
     std::uint64_t identity = 0;           // AddRequest::identity of a new device; 0: a random one
     std::uint16_t threads_per_queue = 1;  // 1 to depth; tags are dealt to them in turn (6.16)
     // Of the device's own; at most one for each part of a queue, which is then pinned to that
@@ -152,7 +157,9 @@ struct DeviceChoices {
 class Device {
 public:
     // Adds the device to the kernel: nothing serves it yet. On failure nothing is left behind.
-    // Errors: those of Control::open and add; EINVAL with what is allowed.
+    // Errors: those of Control::open and add; EINVAL with what is allowed. The one exception is
+    // an unprivileged device whose /dev/ublkcN does not become the user's in time, for want of the
+    // udev rule (ETIMEDOUT): only root can remove it.
     [[nodiscard]] static Result<Device> create(std::shared_ptr<Backend> backend,
                                                const DeviceOptions& options);
     [[nodiscard]] static Result<Device> create(std::shared_ptr<Backend> backend) {
@@ -162,7 +169,7 @@ public:
     // Takes over a device that has no server: one with recovery whose server ended or quiesced it
     // (it is then quiesced), or one that was stopped (stopped). start() has it served again. What
     // the device was made with stays as it is: id, queues, depth, io_max, data_path, commands,
-    // recovery and identity of the options are not looked at.
+    // recovery, unprivileged and identity of the options are not looked at.
     // Errors: ENODEV; EBUSY when it has a server; EINVAL when the backend's size, block sizes or
     // abilities are not the device's.
     [[nodiscard]] static Result<Device> recover(std::shared_ptr<Backend> backend, DeviceId id,

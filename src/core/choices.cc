@@ -23,8 +23,10 @@ struct Trait {
     std::string_view what;
     std::string_view instead;
 };
-std::array<Trait, 4> traits_of(const ChoiceRequest& request) noexcept {
-    return {{{request.zoned, abi::f_zoned, "a zoned disk", "use a kernel that has it"},
+std::array<Trait, 5> traits_of(const ChoiceRequest& request) noexcept {
+    return {{{request.unprivileged, abi::f_unprivileged_dev, "an unprivileged device",
+              "add it as root"},
+             {request.zoned, abi::f_zoned, "a zoned disk", "use a kernel that has it"},
              {request.metadata, abi::f_integrity, "metadata", "leave it out"},
              {request.shares_memory, abi::f_shmem_zc, "memory shared with clients", "leave it out"},
              {!request.scans_partitions, abi::f_no_auto_part_scan, "to leave partitions unread",
@@ -60,10 +62,18 @@ std::string since(std::uint64_t features) {
     return to_string(latest);
 }
 
+// What the driver lets only those have whom it trusts: otherwise a server could leave the memory of
+// somebody's read as it was, or keep somebody's I/O waiting for ever.
+constexpr std::uint64_t kTrusted = abi::f_support_zero_copy | abi::f_auto_buf_reg |
+                                   abi::f_user_copy | abi::f_zoned | abi::f_user_recovery |
+                                   abi::f_user_recovery_reissue | abi::f_user_recovery_fail_io |
+                                   abi::f_integrity;  // goes by user copy only
+
 std::string list_paths(const ChoiceRequest& request) {
     std::string names = "auto";
     for (const DataPath path : kPaths) {
         if (!has(request.offered, features_of(path))) continue;
+        if (request.unprivileged && (features_of(path) & kTrusted) != 0) continue;
         if (is_zero_copy(path) && request.access != DataAccess::routes) continue;
         names += ", " + std::string(name(path));
     }
@@ -82,6 +92,23 @@ std::unexpected<Error> refuse(int code, std::string detail, std::string hint) {
                                  .hint = std::move(hint)});
 }
 
+Result<void> check_traits(const ChoiceRequest& request) {
+    for (const Trait& trait : traits_of(request)) {
+        if (!trait.wanted) continue;
+        const std::string what(trait.what);
+        if (!has(request.offered, trait.feature)) {
+            return refuse(EOPNOTSUPP,
+                          what + " needs kernel " + since(trait.feature) + " or newer",
+                          std::string(trait.instead));
+        }
+        if (request.unprivileged && (trait.feature & kTrusted) != 0) {
+            return refuse(EINVAL, what + ": the kernel gives it to privileged devices only",
+                          "add it as root");
+        }
+    }
+    return {};
+}
+
 Result<void> check_path(const ChoiceRequest& request, DataPath path) {
     const std::string wanted = "data path " + std::string(name(path));
     if (needs_user_copy(request) && path != DataPath::user_copy) {
@@ -97,6 +124,10 @@ Result<void> check_path(const ChoiceRequest& request, DataPath path) {
     if (request.shares_memory && path == DataPath::get_data) {
         return refuse(EINVAL, wanted + ": the kernel does not share memory with clients on it",
                       "use user-copy or auto");
+    }
+    if (request.unprivileged && (features_of(path) & kTrusted) != 0) {
+        return refuse(EINVAL, wanted + ": the kernel gives it to privileged devices only",
+                      "use one of: " + list_paths(request));
     }
     if (!has(request.offered, features_of(path))) {
         // Zero copy of some kind came with manual registration.
@@ -119,6 +150,9 @@ Pick pick_path(const ChoiceRequest& request) {
     if (request.metadata) return {DataPath::user_copy, "metadata has no other way"};
     switch (request.access) {
         case DataAccess::routes:
+            if (request.unprivileged) {
+                return {DataPath::copy, "the kernel has zero copy for privileged devices only"};
+            }
             if (has(request.offered, features_of(DataPath::zero_copy))) {
                 return {DataPath::zero_copy,
                         "the backend only passes data on, and this kernel registers its pages"};
@@ -130,6 +164,11 @@ Pick pick_path(const ChoiceRequest& request) {
             }
             if (request.commands != CommandStyle::batch) {
                 return {DataPath::get_data, "one copy, to and from the backend's own memory"};
+            }
+            if (request.unprivileged) {
+                return {DataPath::copy,
+                        "batch commands have no get-data, nor unprivileged devices "
+                        "user-copy"};
             }
             return {DataPath::user_copy, "one copy; batch commands have no get-data"};
         case DataAccess::sees: break;
@@ -194,6 +233,13 @@ std::uint64_t features_of(Recovery recovery) noexcept {
 
 Result<void> choose_recovery(const ChoiceRequest& request, Choice& choice) {
     const std::uint64_t wanted = features_of(request.recovery);
+    if (request.unprivileged && wanted != 0) {
+        return std::unexpected(Error{.operation = "choose how to recover",
+                                     .code = EINVAL,
+                                     .detail = "recovery " + std::string(name(request.recovery)) +
+                                               ": the kernel gives it to privileged devices only",
+                                     .hint = "use none, or add the device as root"});
+    }
     if (!has(request.offered, wanted)) {
         return std::unexpected(Error{.operation = "choose how to recover",
                                      .code = EOPNOTSUPP,
@@ -210,12 +256,8 @@ Result<void> choose_recovery(const ChoiceRequest& request, Choice& choice) {
 
 Result<Choice> choose(const ChoiceRequest& request) {
     Choice choice;
-    for (const Trait& trait : traits_of(request)) {
-        if (!trait.wanted || has(request.offered, trait.feature)) continue;
-        return refuse(
-            EOPNOTSUPP,
-            std::string(trait.what) + " needs kernel " + since(trait.feature) + " or newer",
-            std::string(trait.instead));
+    if (auto possible = check_traits(request); !possible) {
+        return std::unexpected(possible.error());
     }
     if (auto chosen = choose_path(request, choice.choices); !chosen) {
         return std::unexpected(chosen.error());

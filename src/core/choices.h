@@ -20,6 +20,7 @@ struct ChoiceRequest {
     bool metadata = false;
     bool shares_memory = false;
     bool scans_partitions = true;
+    bool unprivileged = false;
     std::uint64_t offered = 0;  // UBLK_F_* of the running kernel
 };
 

@@ -321,6 +321,86 @@ TEST(Choices, SeveralThreadsPerQueue) {
     EXPECT_EQ(batch.error().detail, "batch commands are for one thread per queue");
 }
 
+// ---- Unprivileged devices ----------------------------------------------------------------------
+
+TEST(Choices, UnprivilegedDevicesAreAskedForWhereTheKernelHasThem) {
+    for (const KernelVersion kernel : kKernels) {
+        for (const DataAccess access : kAccesses) {
+            SCOPED_TRACE(combination(kernel, access));
+            auto choice = choose({.access = access,
+                                  .copies_writes = true,
+                                  .unprivileged = true,
+                                  .offered = kernel::features_since(kernel)});
+            if (kernel < KernelVersion{6, 3}) {
+                ASSERT_FALSE(choice);
+                EXPECT_EQ(choice.error().code, EOPNOTSUPP);
+                EXPECT_EQ(choice.error().detail,
+                          "an unprivileged device needs kernel 6.3 or newer");
+                EXPECT_EQ(choice.error().hint, "add it as root");
+                continue;
+            }
+            ASSERT_TRUE(choice) << choice.error().message();
+            const DataPath expected =
+                access == DataAccess::holds ? DataPath::get_data : DataPath::copy;
+            EXPECT_EQ(name(choice->choices.data_path), name(expected));
+            EXPECT_EQ(choice->features,
+                      abi::f_unprivileged_dev | about(expected).features | always(kernel));
+        }
+    }
+}
+
+TEST(Choices, UnprivilegedDevicesHaveNoDataPathThatWantsTrust) {
+    for (const Path& path : kPaths) {
+        SCOPED_TRACE(path.name);
+        auto choice = choose({.data_path = path.path,
+                              .access = DataAccess::routes,
+                              .unprivileged = true,
+                              .offered = kernel::features_since({7, 3})});
+        if (path.path == DataPath::get_data || path.path == DataPath::copy) {
+            ASSERT_TRUE(choice) << choice.error().message();
+            EXPECT_EQ(name(choice->choices.data_path), path.name);
+            continue;
+        }
+        ASSERT_FALSE(choice);
+        EXPECT_EQ(choice.error().code, EINVAL);
+        EXPECT_EQ(choice.error().detail,
+                  "data path " + path.name + ": the kernel gives it to privileged devices only");
+        EXPECT_EQ(choice.error().hint, "use one of: auto, get-data, copy");
+    }
+    auto batch = choose({.commands = CommandStyle::batch,
+                         .access = DataAccess::holds,
+                         .unprivileged = true,
+                         .offered = kernel::features_since({7, 3})});
+    ASSERT_TRUE(batch) << batch.error().message();
+    EXPECT_EQ(batch->choices.data_path, DataPath::copy);
+}
+
+TEST(Choices, UnprivilegedDevicesHaveNeitherZonesNorMetadata) {
+    const std::uint64_t offered = kernel::features_since({7, 3});
+    const auto zoned = choose({.zoned = true, .unprivileged = true, .offered = offered});
+    const auto metadata = choose({.metadata = true, .unprivileged = true, .offered = offered});
+    for (const auto* choice : {&zoned, &metadata}) {
+        ASSERT_FALSE(*choice);
+        EXPECT_EQ(choice->error().code, EINVAL);
+        EXPECT_EQ(choice->error().hint, "add it as root");
+    }
+    EXPECT_EQ(zoned.error().detail,
+              "a zoned disk: the kernel gives it to privileged devices only");
+    EXPECT_EQ(metadata.error().detail, "metadata: the kernel gives it to privileged devices only");
+}
+
+TEST(Choices, UnprivilegedDevicesHaveNoRecovery) {
+    for (const Recovery recovery : {Recovery::queue, Recovery::reissue, Recovery::fail}) {
+        auto choice = choose({.recovery = recovery,
+                              .unprivileged = true,
+                              .offered = kernel::features_since({7, 3})});
+        ASSERT_FALSE(choice);
+        EXPECT_EQ(choice.error().code, EINVAL);
+        EXPECT_EQ(choice.error().detail, "recovery " + std::string(name(recovery)) +
+                                             ": the kernel gives it to privileged devices only");
+    }
+}
+
 TEST(Choices, Names) {
     EXPECT_EQ(name(DataPath::automatic), "auto");
     for (const Path& path : kPaths) EXPECT_EQ(name(path.path), path.name);

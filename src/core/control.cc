@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
-#include <set>
+#include <map>
 #include <utility>
 
 #include "base/fd.h"
@@ -129,7 +129,7 @@ struct Control::State {
     Fd fd;
     std::unique_ptr<Reactor> reactor;
     bool ioctl_commands = true;
-    std::set<DeviceId> unprivileged;  // their commands all begin with the device's path
+    std::map<DeviceId, bool> unprivileged;  // of those that were asked about
 
     // Runs the command to its end or to the time-out. Answers the kernel's result (0 or more) and
     // leaves in `buffer` what the kernel wrote.
@@ -138,9 +138,30 @@ struct Control::State {
         std::vector<std::byte> none;
         return run(command, none);
     }
+    Result<bool> wants_path(const Command& command);
     int await(Call& call, steady_clock::time_point deadline);
     Result<abi::DevInfo> dev_info(DeviceId id);
 };
+
+// Commands to an unprivileged device begin with its path, for the driver to see whether the caller
+// may read and write that; with others it would be taken for the data.
+Result<bool> Control::State::wants_path(const Command& command) {
+    if (!command.device || command.opcode.ioctl == commands::add_dev.ioctl ||
+        command.opcode.ioctl == commands::get_dev_info.ioctl) {
+        return false;
+    }
+    if (command.opcode.ioctl == commands::get_dev_info2.ioctl) return true;
+    const DeviceId id = *command.device;
+    if (!unprivileged.contains(id)) {
+        const auto known = dev_info(id);
+        const int code = known ? 0 : known.error().code;
+        if (code == EPERM) {
+            return std::unexpected(control_error(command.opcode, command.device, code));
+        }
+    }
+    const auto found = unprivileged.find(id);
+    return found != unprivileged.end() && found->second;
+}
 
 Result<std::int32_t> Control::State::run(Command command, std::vector<std::byte>& buffer) {
     const std::uint32_t opcode = ioctl_commands ? command.opcode.ioctl : command.opcode.legacy;
@@ -148,10 +169,9 @@ Result<std::int32_t> Control::State::run(Command command, std::vector<std::byte>
         return std::unexpected(control_error(command.opcode, command.device, EOPNOTSUPP));
     }
     const auto deadline = steady_clock::now() + options.timeout;
-    const bool with_path =
-        command.device && (command.opcode.ioctl == commands::get_dev_info2.ioctl ||
-                           unprivileged.contains(*command.device));
-    if (with_path) {
+    const auto with_path = wants_path(command);
+    if (!with_path) return std::unexpected(with_path.error());
+    if (*with_path) {
         const std::string path = "/dev/ublkc" + std::to_string(*command.device);
         buffer = kernel::prepend_device_path(path, buffer);
         command.path_bytes = static_cast<std::uint16_t>(path.size() + 1);
@@ -204,17 +224,16 @@ Result<abi::DevInfo> Control::State::dev_info(DeviceId id) {
     auto answer = run({.opcode = commands::get_dev_info2, .device = id}, buffer);
     if (answer) {
         const auto info = from_bytes<abi::DevInfo>(buffer);
-        if ((info.flags & abi::f_unprivileged_dev) != 0)
-            unprivileged.insert(id);
-        else
-            unprivileged.erase(id);
+        unprivileged[id] = (info.flags & abi::f_unprivileged_dev) != 0;
         return info;
     }
+    unprivileged.erase(id);
     const int code = answer.error().code;
     if (code != EOPNOTSUPP && code != EINVAL) return std::unexpected(answer.error());
     buffer = to_bytes(abi::DevInfo{});
     answer = run({.opcode = commands::get_dev_info, .device = id}, buffer);
     if (!answer) return std::unexpected(answer.error());
+    unprivileged[id] = false;  // it knows no others
     return from_bytes<abi::DevInfo>(buffer);
 }
 
@@ -261,7 +280,9 @@ Result<DeviceInfo> Control::add(const AddRequest& request) {
     }));
     auto answer = state_->run({.opcode = commands::add_dev, .device = request.id}, buffer);
     if (!answer) return std::unexpected(answer.error());
-    return to_info(from_bytes<abi::DevInfo>(buffer));
+    const DeviceInfo info = to_info(from_bytes<abi::DevInfo>(buffer));
+    state_->unprivileged[info.id] = (info.features & abi::f_unprivileged_dev) != 0;
+    return info;
 }
 
 Result<void> Control::set_params(DeviceId id, const Geometry& geometry,
@@ -356,13 +377,24 @@ Result<void> Control::stop(DeviceId id) {
 Result<void> Control::remove(DeviceId id) {
     auto answer = state_->run({.opcode = commands::del_dev, .device = id});
     if (!answer) return std::unexpected(answer.error());
+    state_->unprivileged.erase(id);  // the next one may be of the other kind
     return {};
 }
 
 Result<void> Control::remove_async(DeviceId id) {
     auto answer = state_->run({.opcode = commands::del_dev_async, .device = id});
-    if (!answer) return std::unexpected(answer.error());
-    return {};
+    if (answer) {
+        state_->unprivileged.erase(id);
+        return {};
+    }
+    Error error = answer.error();
+    if (error.code == EINVAL) {
+        // No driver so far knows what rights over an unprivileged device this takes.
+        error.code = EOPNOTSUPP;
+        error.detail = "the driver has it for privileged devices only";
+        error.hint = "wait for the removal";
+    }
+    return std::unexpected(std::move(error));
 }
 
 Result<DeviceInfo> Control::info(DeviceId id) {
@@ -392,7 +424,7 @@ Result<std::vector<DeviceInfo>> Control::list() {
         if (device) {
             devices.push_back(*device);
         } else if (device.error().code != ENODEV && device.error().code != ENOENT &&
-                   device.error().code != EPERM && device.error().code != EACCES) {
+                   device.error().code != EPERM) {
             // Gone meanwhile, or its node is, or not ours to see; anything else is to be told.
             return std::unexpected(device.error());
         }

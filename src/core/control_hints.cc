@@ -26,8 +26,10 @@ Explanation explain_add(int code) {
         case ENOSPC: return {"no device id is free", "remove a device first"};
         case EACCES:
             return {"the driver's limit on devices is reached",
-                    "remove a device, or raise /sys/module/ublk_drv/parameters/ublks_max"};
-        case EPERM: return {"adding a device needs CAP_SYS_ADMIN", "run as root"};
+                    "remove a device, or raise /sys/module/ublk_drv/parameters/ublks_max as root"};
+        case EPERM:
+            return {"adding a device needs CAP_SYS_ADMIN",
+                    "run as root, or ask for an unprivileged device (--unprivileged)"};
         case ENOMEM:
             return {"the kernel has no memory for that many queues and requests",
                     "ask for fewer queues or a smaller depth"};
@@ -49,7 +51,10 @@ Explanation explain(const kernel::Opcode& opcode, int code) {
         if (opcode.ioctl == control::set_params.ioctl) {
             return {"parameters cannot change while the device runs", "stop it first"};
         }
-        return {"this needs CAP_SYS_ADMIN, or to be the device's owner", "run as root"};
+        return {geteuid() == 0 ? "this needs CAP_SYS_ADMIN, or to be the device's owner"
+                               : "the device is not yours",
+                geteuid() == 0 ? "a container needs CAP_SYS_ADMIN"
+                               : "'ashlar list' shows those that are; root may do this to all"};
     }
     if (opcode.ioctl == control::start_dev.ioctl && code == EEXIST) {
         return {"the device runs already, or someone still holds its last block device open",
@@ -85,13 +90,20 @@ Error control_open_error(int code) {
         error.hint = "type 'modprobe ublk_drv' (kernel 6.0 or newer), or 'ashlar doctor'";
     } else if (code == EACCES || code == EPERM) {
         error.detail = geteuid() == 0 ? "not permitted here" : "you are not root";
-        error.hint = geteuid() == 0 ? "a container needs /dev/ublk-control and CAP_SYS_ADMIN"
-                                    : "run as root, for example with sudo";
+        error.hint = geteuid() == 0
+                         ? "a container needs /dev/ublk-control and CAP_SYS_ADMIN"
+                         : "run as root, or become a member of the group ublk to have devices "
+                           "of your own: 'ashlar doctor' tells how";
     }
     return error;
 }
 
 Error control_error(const kernel::Opcode& opcode, std::optional<DeviceId> device, int code) {
+    // Whose device it is, the driver sees by its node if it is an unprivileged one, and by the
+    // caller's capabilities if not: EACCES and EPERM say the same. Elsewhere EACCES has a meaning.
+    const bool has_meaning =
+        opcode.ioctl == control::add_dev.ioctl || opcode.ioctl == control::set_params.ioctl;
+    if (code == EACCES && !has_meaning) code = EPERM;
     Explanation text = explain(opcode, code);
     return Error{.operation = std::string(opcode.name),
                  .code = code,

@@ -1,9 +1,12 @@
 // Device: how one comes to be, and its handle.
 #include <ashlar/device.h>
 
+#include <unistd.h>
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "base/assert.h"
@@ -17,6 +20,7 @@ namespace {
 
 constexpr unsigned kThreadsMost = 1024;
 constexpr unsigned kBuffersOfOneRing = 16'384;
+constexpr auto kNodeInterval = std::chrono::milliseconds(2);
 
 // Each queue has a session for each of its threads.
 Result<std::uint16_t> queues_for(const Backend& backend, const DeviceOptions& options) {
@@ -59,6 +63,7 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOpti
                           .metadata = geometry.metadata.size != 0,
                           .shares_memory = !options.shared_memory.empty(),
                           .scans_partitions = options.partition_scan,
+                          .unprivileged = options.unprivileged,
                           .offered = *features});
     if (!choice) return std::unexpected(choice.error());
     auto queues = queues_for(*backend, options);
@@ -91,8 +96,14 @@ Result<void> Device::State::add(std::optional<DeviceId> id, std::uint64_t identi
                               .identity = identity});
     if (!added) return std::unexpected(added.error());
     info = *added;
-    Result<void> set;
-    if (const std::uint64_t missing = choice.features & ~info.features; missing != 0) {
+    Result<void> set = await_ownership();
+    if (!set) return set;  // nor is it ours to remove
+    const std::uint64_t missing = choice.features & ~info.features;
+    if ((missing & kernel::abi::f_unprivileged_dev) != 0) {
+        set = std::unexpected(error("add device", EINVAL,
+                                    "a device that is added with CAP_SYS_ADMIN is privileged",
+                                    "add it as the user that it is for"));
+    } else if (missing != 0) {
         set = std::unexpected(error("add device", EOPNOTSUPP,
                                     "the kernel did not grant " + feature_names(missing).front(),
                                     "choose another data path, kind of commands or recovery"));
@@ -103,6 +114,28 @@ Result<void> Device::State::add(std::optional<DeviceId> id, std::uint64_t identi
     // The first error is the one to tell; a removal that fails too leaves a dead device.
     if (!set) static_cast<void>(control.remove(info.id));
     return set;
+}
+
+// The node of an unprivileged device is root's at first; a rule of udev's has it given to the user.
+// Until then the driver takes no command for it from us.
+Result<void> Device::State::await_ownership() {
+    if ((info.features & kernel::abi::f_unprivileged_dev) == 0) return {};
+    const std::string path = "/dev/ublkc" + std::to_string(info.id);
+    const auto deadline = std::chrono::steady_clock::now() + options.timeout;
+    while (eaccess(path.c_str(), R_OK | W_OK) != 0) {
+        if (errno != EACCES && errno != EPERM && errno != ENOENT) {
+            return std::unexpected(error("open " + path, errno));
+        }
+        if (std::chrono::steady_clock::now() >= deadline) {
+            return std::unexpected(error(
+                "wait for " + path, ETIMEDOUT, "it has not become this user's",
+                "udev's rule for it (60-ashlar.rules) is missing or does not work; the device is "
+                "there, and only root can remove it ('ashlar del " +
+                    std::to_string(info.id) + "')"));
+        }
+        std::this_thread::sleep_for(kNodeInterval);
+    }
+    return {};
 }
 
 // In place of a device that the driver cannot start again one that is the same to everybody.

@@ -38,6 +38,7 @@ struct Device::State {
     }
 
     Result<void> add(std::optional<DeviceId> id, std::uint64_t identity);
+    Result<void> await_ownership();
     Result<void> take_over(DeviceId id);
     Result<void> check_backend(const DeviceParams& params) const;
     Result<void> share_memory();
