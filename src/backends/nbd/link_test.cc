@@ -390,8 +390,11 @@ TEST_F(ScriptedLinkTest, AServerThatAlwaysHangsUp) {
 TEST_F(ScriptedLinkTest, AnIdleConnectionThatIsAlwaysLostIsNotMadeWithoutRest) {
     open_to([](Peer&, unsigned) {}, 10s);
     run_for(600ms);
-    EXPECT_GT(scripted->connections(), 1U);
     EXPECT_LT(scripted->connections(), 30U);
+    ring.run_until([&] {  // a busy machine may take its time
+        run_for(5ms);
+        return scripted->connections() > 1;
+    });
     EXPECT_FALSE(told(Kind::overdue));
 }
 
