@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 OLDER_KERNELS ?= 6.12
 
 .PHONY: help build demo test test-unit test-fuzz test-fresh vm-simple-e2e vm-e2e \
-        vm-no-driver vm-stress vm-benchmark vm-reset vm-shell storm install deb test-install \
+        vm-no-driver vm-stress vm-benchmark vm-reset vm-shell storm docs install deb test-install \
         test-deb asan-ubsan tsan tidy
 
 help:  ## this text
@@ -64,6 +64,11 @@ vm-reset:  ## forget the VM's kernels and caches
 test-fresh:  ## both commands of the README on a bare Debian 12 root
 	@tools/setup vm fresh
 	tests/fresh/run
+
+docs:  ## the API reference, in build/docs/html; a warning is an error
+	@tools/setup docs
+	@mkdir -p build/docs
+	doxygen docs/api/Doxyfile
 
 install: build  ## the command, libraries, headers, units; PREFIX=/usr/local, DESTDIR as usual
 	cmake --install build/release --prefix "$(PREFIX)" --strip

@@ -12,6 +12,7 @@
 
 namespace ashlar {
 
+// A disk of nothing: what it is said to be, and what reads give.
 struct NullOptions {
     Geometry geometry{};  // size is required
     // Reads give zeroes; else whatever the buffer held: of this device, or with zero copy whatever
@@ -22,6 +23,7 @@ struct NullOptions {
 // Errors: EINVAL (geometry).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_null(const NullOptions& options);
 
+// How large a disk in memory is, and where its bytes are.
 struct MemoryOptions {
     Geometry geometry{};     // size is required
     bool hugepages = false;  // ask for transparent huge pages (madvise(2), MADV_HUGEPAGE)
@@ -34,6 +36,7 @@ struct MemoryOptions {
 // Errors: EINVAL (geometry; the file's size or kind), ENOMEM (address space), those of open(2).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_memory(const MemoryOptions& options);
 
+// Which file is the disk, or which part of it, and how it is opened.
 struct FileOptions {
     std::string path{};                     // of a regular file or a block device
     std::uint64_t offset = 0;               // bytes; where in the file the disk begins
@@ -58,6 +61,7 @@ struct FileOptions {
 
 using Backends = std::vector<std::shared_ptr<Backend>>;
 
+// How data is spread over the members.
 struct StripeOptions {
     std::uint32_t chunk = 65536;  // bytes on one member before the next; a power of two, >= 4096
 };
@@ -68,6 +72,7 @@ struct StripeOptions {
 // One member after the other. Errors: EINVAL (not 2 to 64 members, or one of them twice).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_linear(Backends members);
 
+// How a disk is cut into zones.
 struct ZonedOptions {
     std::uint64_t zone_size = 256 << 20;  // bytes, a power of two of at least 4096
     std::uint64_t capacity = 0;      // bytes of a sequential zone that can be written; default: all
@@ -88,6 +93,7 @@ struct ZonedOptions {
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_zoned(std::shared_ptr<Backend> inner,
                                                           const ZonedOptions& options);
 
+// What is kept with each block, and where.
 struct MetadataOptions {
     Metadata format{};    // an interval of 0: the logical block size
     std::string path{};   // of the file it is kept in; empty: in memory, gone with the process
@@ -114,6 +120,7 @@ struct Latency {
     std::chrono::nanoseconds mean{0};
     std::chrono::nanoseconds spread{0};
 };
+// seed: of the spread, which is drawn for each request; the same seed, the same delays.
 struct DelayOptions {
     Latency read{}, write{}, flush{}, discard{}, write_zeroes{};
     std::uint64_t seed = 1;
@@ -139,6 +146,7 @@ struct Fault {
     double rate = 1.0;                  // of those; 0 to 1
     std::chrono::nanoseconds after{0};  // not before that long after open_fault
 };
+// What shall go wrong; nothing else does.
 struct FaultOptions {
     std::vector<Fault> faults{};
     // Writes and write_zeroes stay in memory until a flush (discards do not): a power cut, or the
@@ -151,6 +159,7 @@ struct FaultOptions {
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_fault(std::shared_ptr<Backend> inner,
                                                           const FaultOptions& options);
 
+// Where the log is kept; ashlar/log_replayer.h reads it.
 struct LogOptions {
     std::string path{};   // of the log, a regular file
     bool create = false;  // make it; it must not exist. Else it is continued

@@ -75,6 +75,7 @@ struct FeatureDescription {
 // and write; to any other device each call fails with EPERM.
 class Control {
 public:
+    // timeout: bound of each command; more than 0.
     struct Options {
         std::chrono::milliseconds timeout{10'000};
     };

@@ -62,6 +62,7 @@ enum class Recovery : std::uint8_t {
 // Threads that serve queues, of one device or of many. Without them a device makes its own.
 class QueueThreads {
 public:
+    // nice: of the threads, -20 to 19. polling: the kernel takes submissions by itself (SQPOLL).
     struct Options {
         unsigned count = 1;      // 1 to 1024
         unsigned entries = 256;  // submissions one thread may collect a round, 1 to 32768
@@ -82,6 +83,7 @@ protected:
     QueueThreads() = default;
 };
 
+// How a device is made and served. Whatever is wrong in it is told by Device::create.
 struct DeviceOptions {
     std::optional<DeviceId> id{};    // none: the lowest free one
     std::uint16_t queues = 1;        // 1 to 4096; the kernel uses at most one per CPU

@@ -236,6 +236,7 @@ private:
     std::coroutine_handle<> waiter_ = nullptr;
 };
 
+// What Io::offload answers: a call that blocks, on a thread of its own kind.
 template <class Call>
 class [[nodiscard]] Offload final : public OffloadedCall {
 public:
@@ -246,6 +247,7 @@ private:
     Call call_;
 };
 
+// What a session is given with each request. Owner: the engine. Thread: the queue's.
 class Io {
 public:
     // scope: the engine's; arena: of the frames of coroutines that are given this Io.

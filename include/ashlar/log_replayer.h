@@ -26,6 +26,7 @@ struct LogBoundary {
     std::uint64_t unflushed = 0;
 };
 
+// Which log is replayed, and onto what.
 struct ReplayOptions {
     std::string log{};  // path
     // Path of the file, or block device, that becomes the disk. Empty: nothing is written, for

@@ -114,6 +114,7 @@ struct Metrics {
     [[nodiscard]] Metrics since(const Metrics& earlier) const;
 };
 
+// How long one request took.
 struct RequestTimes {
     std::chrono::nanoseconds waiting{};  // see OpMetrics
     std::chrono::nanoseconds service{};

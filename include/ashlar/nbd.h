@@ -28,6 +28,7 @@ struct NbdEvent {
     std::string text{};  // a sentence
 };
 
+// Which export, and what becomes of requests while its server is away.
 struct NbdOptions {
     // nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbd+vsock://CID[:PORT]/EXPORT; nbds
     // in place of nbd: through TLS, and not without. Then one of these says whom to trust:
@@ -62,6 +63,7 @@ struct NbdOptions {
 // one of both is not trusted), EPROTO (no NBD server).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_nbd(const NbdOptions& options);
 
+// What a server tells of one of its exports.
 struct NbdExport {
     std::string name{};
     std::string description{};

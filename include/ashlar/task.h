@@ -17,6 +17,7 @@
 
 namespace ashlar {
 
+// Movable; whoever holds it owns the coroutine. Awaited once, for its result.
 template <class T = IoResult>
 class [[nodiscard]] Task {
 public:

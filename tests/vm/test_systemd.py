@@ -1,4 +1,4 @@
-"""Units under systemd itself: process 1 of a container that has the VM's kernel, devices and /run."""
+"""Units under systemd itself: process 1 of a container that has the VM's kernel, devices, /run."""
 import json
 import os
 import shutil

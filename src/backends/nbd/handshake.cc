@@ -59,7 +59,8 @@ Error last_error(const std::string& uri) {
     const char* const said = nbd_get_error();
     std::string text = said != nullptr ? said : "";
     const int code = code_of(nbd_get_errno(), text);
-    // "nbd_aio_notify_write: connect: Connection refused": whose function it was is of no use to anybody.
+    // "nbd_aio_notify_write: connect: Connection refused": whose function it was is of no use to
+    // anybody.
     if (text.starts_with("nbd_")) text.erase(0, std::min(text.find(": ") + 2, text.size()));
     return error_of(uri, code, std::move(text));
 }
