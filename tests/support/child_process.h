@@ -42,7 +42,14 @@ public:
         close(ended);
         waitpid(process_, nullptr, 0);
     }
-    void signal(int number) const { kill(process_, number); }
+    // After SIGSTOP it does nothing any more: its threads stop one after another.
+    void signal(int number) const {
+        kill(process_, number);
+        siginfo_t stopped{};
+        if (number == SIGSTOP) {
+            waitid(P_PID, static_cast<id_t>(process_), &stopped, WSTOPPED | WNOWAIT);
+        }
+    }
 
 private:
     pid_t process_ = -1;
