@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 OLDER_KERNELS ?= 6.12
 
 .PHONY: help build demo test test-unit test-fuzz test-fresh vm-simple-e2e vm-e2e \
-        vm-no-driver vm-stress vm-benchmark vm-reset vm-shell storm docs install deb test-install \
+        vm-no-driver vm-stress bench vm-benchmark budget budget-write vm-reset vm-shell storm docs install deb test-install \
         test-deb asan-ubsan tsan tidy
 
 help:  ## this text
@@ -50,9 +50,27 @@ vm-stress: build  ## disks that go away under load, ROUNDS=10 on each kernel
 	set -e; for kernel in newest $(OLDER_KERNELS); do \
 	    ASHLAR_STRESS_ROUNDS=$(ROUNDS) tests/vm/run --kernel $$kernel test_stress; done
 
-vm-benchmark: build  ## a first table: our devices beside the kernel's
-	@tools/setup vm
-	vm/run -- python3 bench/block_benchmark.py
+bench: build  ## our devices beside the kernel's, on this machine; BENCH='--workloads full ...'
+	@tools/setup test
+	PATH="$(CURDIR)/build/release/bin:$$PATH" python3 bench run $(BENCH) \
+	    $(if $(REPORT),--report "$(REPORT)" --command 'make bench BENCH="$(BENCH)"')
+
+vm-benchmark: build  ## the same in the VM; ICOUNT=1 counts instructions, REPORT=PATH writes a page
+	@tools/setup vm test
+	mkdir -p build/vm/results
+	vm/run $(if $(ICOUNT),--icount) --timeout 5400 -- python3 bench run $(BENCH) \
+	    $(if $(REPORT),--report /run/ashlar/results/report \
+	    --command 'make vm-benchmark$(if $(ICOUNT), ICOUNT=1) BENCH="$(BENCH)"')
+	$(if $(REPORT),mkdir -p "$(dir $(REPORT))" && cd build/vm/results && \
+	    cp report.json "$(abspath $(REPORT)).json" && cp report.html "$(abspath $(REPORT)).html")
+
+budget: build  ## fails when an I/O costs more than bench/budget.json says
+	@tools/setup vm test
+	tests/vm/budget
+
+budget-write: build  ## makes what an I/O costs now the budget
+	@tools/setup vm test
+	tests/vm/budget --write
 
 vm-shell: build  ## a prompt in the VM, the command on PATH
 	@tools/setup vm
@@ -102,4 +120,5 @@ tidy:  ## clang-tidy over everything
 FUZZ_SECONDS ?= 5
 ROUNDS ?= 10
 SEEDS ?= 100000
+BENCH ?= --repetitions 3 --system-calls
 PREFIX ?= /usr/local

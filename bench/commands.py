@@ -1,0 +1,140 @@
+"""Block devices side by side: python3 bench run|compare|budget, see --help of each."""
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+
+import budget
+import compare
+import report
+from measure import fill, measure
+from run import run_all
+from table import table
+from targets import TARGETS
+from workloads import ALL, SETS
+
+
+class Mistake(Exception):
+    """Of whoever typed the command: told in one line."""
+
+
+def chosen(words, known, what):
+    wanted = words.split(",")
+    for word in wanted:
+        if word not in known:
+            raise Mistake(f"unknown {what} '{word}'; known are: {', '.join(known)}")
+    return [known[word] for word in wanted]
+
+
+def choose_workloads(words):
+    if words in SETS:
+        return SETS[words]
+    return chosen(words, ALL, "workload")
+
+
+def run_command(arguments):
+    known = {target.name: target for target in TARGETS}
+    if arguments.list:
+        print("targets:   " + ", ".join(known))
+        print("workloads: " + ", ".join(ALL))
+        print("sets:      " + ", ".join(f"{name} ({len(each)})" for name, each in SETS.items()))
+        return 0
+    targets = chosen(arguments.targets, known, "target") if arguments.targets else TARGETS
+    workloads = choose_workloads(arguments.workloads)
+    if not os.path.exists("/dev/ublk-control"):
+        raise Mistake("no /dev/ublk-control: 'modprobe ublk_drv', or type 'make vm-benchmark'")
+    record = run_all(targets, workloads, arguments)
+    print(table(record))
+    base = arguments.report
+    if base:
+        with open(base + ".json", "w", encoding="utf-8") as file:
+            json.dump(record, file, indent=1)
+        with open(base + ".html", "w", encoding="utf-8") as file:
+            file.write(report.page(record, arguments.command or shlex.join(["make", "bench"])))
+    return 0 if record["results"] else 1
+
+
+def compare_command(arguments):
+    records = []
+    for path in (arguments.before, arguments.after):
+        try:
+            with open(path, encoding="utf-8") as file:
+                record = json.load(file)
+            record["environment"], record["results"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Mistake(f"{path} is no record of a run: {error}") from error
+        records.append(record)
+    why = compare.mismatch(*records)
+    if why:
+        raise Mistake(f"{arguments.before} and {arguments.after} do not compare: {why}")
+    print(compare.text(compare.compare(*records)))
+    return 0
+
+
+def budget_command(arguments):
+    if os.environ.get("ASHLAR_VM_MODE") != "icount":
+        raise Mistake("instructions are counted in a VM only: type 'make budget'")
+    known = {target.name: target for target in TARGETS}
+    costs = {}
+    for target in dict.fromkeys(case[0] for case in budget.CASES):
+        with known[target].open(arguments.size) as device:
+            if known[target].fills:
+                fill(device, arguments.size)
+            # The first run warms it up.
+            measure(device, ALL["4k randread QD64"], arguments.seconds, arguments.size)
+            for workload in (case[1] for case in budget.CASES if case[0] == target):
+                cost = measure(device, ALL[workload], arguments.seconds, arguments.size)
+                costs[budget.name(target, workload)] = round(cost["server_ns_per_io"])
+    for case, cost in costs.items():
+        print(f"{case:<28} {cost:>7} ns")
+    if arguments.write:
+        budget.write(arguments.file, costs)
+        return 0
+    kept = budget.read(arguments.file)
+    if kept["kernel"] != platform.release():
+        print(f"the budget was measured on {kept['kernel']}; this is {platform.release()}")
+    lines = budget.overdrawn(kept, costs, platform.release())
+    for line in lines:
+        print(f"over budget: {line}", file=sys.stderr)
+    if lines:
+        print("if it is worth that: make budget-write, and say why in the commit", file=sys.stderr)
+    return 1 if lines else 0
+
+
+def parse(words):
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("run", help="measure")
+    one.set_defaults(run=run_command)
+    one.add_argument("--targets", help="comma-separated; default: all that can be had here")
+    one.add_argument("--workloads", default="quick", help="a set, or names; default: quick")
+    one.add_argument("--seconds", type=float, default=1, help="of each measurement")
+    one.add_argument("--size", type=int, default=128, help="MiB of each device")
+    one.add_argument("--repetitions", type=int, default=1, help="interleaved; medians are told")
+    one.add_argument("--system-calls", action="store_true", help="count the server's, too")
+    one.add_argument("--report", metavar="PATH", help="also write PATH.json and PATH.html")
+    one.add_argument("--command", help="what the page says it is made with")
+    one.add_argument("--list", action="store_true", help="say what there is to choose from")
+    two = commands.add_parser("compare", help="two records: what changed, what is noise")
+    two.set_defaults(run=compare_command)
+    two.add_argument("before")
+    two.add_argument("after")
+    three = commands.add_parser("budget", help="fail when an I/O costs more than it may")
+    three.set_defaults(run=budget_command)
+    three.add_argument("--file", default="bench/budget.json")
+    three.add_argument("--write", action="store_true", help="make what it costs now the budget")
+    three.add_argument("--seconds", type=float, default=0.4)
+    three.add_argument("--size", type=int, default=64)
+    return parser.parse_args(words)
+
+
+def main(words):
+    arguments = parse(words)
+    try:
+        return arguments.run(arguments)
+    except (Mistake, RuntimeError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+
