@@ -12,6 +12,7 @@
 #include "core/child_control.h"
 #include "core/device_state.h"
 #include "core/io_scheduler.h"
+#include "core/near_cpus.h"
 #include "kernel/abi.h"
 
 namespace ashlar {
@@ -90,7 +91,9 @@ Result<void> Device::State::make_threads() {
     return {};
 }
 
-// Where the kernel sends a queue's requests, for threads that have nothing else to do.
+// Where the kernel sends a queue's requests, for threads that have nothing else to do. On a CPU of
+// its own a thread would take turns with whoever asks, and see few requests at a time: it is then
+// free to run on any that is near.
 Result<std::vector<std::vector<int>>> Device::State::cpus_of_parts() {
     const std::uint32_t parts = DeviceQueues::parts_of(serving());
     if (auto valid = check_cpus(options.cpus); !valid) return std::unexpected(valid.error());
@@ -104,6 +107,7 @@ Result<std::vector<std::vector<int>>> Device::State::cpus_of_parts() {
         const auto queue = static_cast<std::uint16_t>(part / options.threads_per_queue);
         auto affinity = control.queue_affinity(info.id, queue);
         if (!affinity) return std::unexpected(affinity.error());
+        if (affinity->size() == 1) *affinity = cpus_near(affinity->front());
         cpus.push_back(std::move(*affinity));
     }
     return cpus;
