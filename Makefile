@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 OLDER_KERNELS ?= 6.12
 
 .PHONY: help build demo test test-unit test-fuzz test-fresh vm-simple-e2e vm-e2e \
-        vm-no-driver vm-stress bench vm-benchmark budget budget-write vm-reset vm-shell storm docs install deb test-install \
+        vm-no-driver vm-stress bench vm-benchmark micro-bench budget budget-write vm-reset vm-shell storm docs install deb test-install \
         test-deb asan-ubsan tsan tidy
 
 help:  ## this text
@@ -63,6 +63,12 @@ vm-benchmark: build  ## the same in the VM; ICOUNT=1 counts instructions, REPORT
 	    --command 'make vm-benchmark$(if $(ICOUNT), ICOUNT=1) BENCH="$(BENCH)"')
 	$(if $(REPORT),mkdir -p "$(dir $(REPORT))" && cd build/vm/results && \
 	    cp report.json "$(abspath $(REPORT)).json" && cp report.html "$(abspath $(REPORT)).html")
+
+micro-bench:  ## what the parts of a request's way cost: time, and instructions counted
+	@tools/setup bench
+	@tools/build bench micro_benchmark rounds
+	build/bench/bin/micro_benchmark
+	bench/micro/count build/bench/bin/rounds
 
 budget: build  ## fails when an I/O costs more than bench/budget.json says
 	@tools/setup vm test

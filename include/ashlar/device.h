@@ -109,8 +109,9 @@ struct DeviceOptions {
     bool unprivileged = false;
     std::uint64_t identity = 0;           // AddRequest::identity of a new device; 0: a random one
     std::uint16_t threads_per_queue = 1;  // 1 to depth; tags are dealt to them in turn (6.16)
-    // Of the device's own; at most one for each part of a queue, which then runs on that
-    // queue's CPUs, or near to it if that is one. 0: what the backend does best with (Backend::best_threads), else that many.
+    // Of the device's own; at most one for each part of a queue, which then runs on that queue's
+    // CPUs, or near to it if that is one. 0: what the backend does best with
+    // (Backend::best_threads), else that many.
     unsigned thread_count = 0;
     // Where the device's own threads run: one list of CPUs for all queues, or one for each. Empty:
     // on those that the kernel gives the queue; if that is one, those that share its cache.
