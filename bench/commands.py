@@ -1,6 +1,7 @@
 """Block devices side by side: python3 bench run|compare|budget, see --help of each."""
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -14,6 +15,8 @@ from run import run_all
 from table import table
 from targets import TARGETS
 from workloads import ALL, SETS
+
+BUDGET_RUNS = 4
 
 
 class Mistake(Exception):
@@ -82,11 +85,11 @@ def budget_command(arguments):
         with known[target].open(arguments.size) as device:
             if known[target].fills:
                 fill(device, arguments.size)
-            # The first run warms it up.
-            measure(device, ALL["4k randread QD64"], arguments.seconds, arguments.size)
-            for workload in (case[1] for case in budget.CASES if case[0] == target):
+            # The first runs warm it up; what it must cost is the least that it costs.
+            for workload in BUDGET_RUNS * [case[1] for case in budget.CASES if case[0] == target]:
+                case = budget.name(target, workload)
                 cost = measure(device, ALL[workload], arguments.seconds, arguments.size)
-                costs[budget.name(target, workload)] = round(cost["server_ns_per_io"])
+                costs[case] = min(costs.get(case, math.inf), round(cost["server_ns_per_io"]))
     for case, cost in costs.items():
         print(f"{case:<28} {cost:>7} ns")
     if arguments.write:
@@ -125,7 +128,7 @@ def parse(words):
     three.set_defaults(run=budget_command)
     three.add_argument("--file", default="bench/budget.json")
     three.add_argument("--write", action="store_true", help="make what it costs now the budget")
-    three.add_argument("--seconds", type=float, default=0.4)
+    three.add_argument("--seconds", type=float, default=0.2)
     three.add_argument("--size", type=int, default=64)
     return parser.parse_args(words)
 

@@ -157,6 +157,8 @@ Result<Fd> start(const ServerJob& job, Device& device, const Backend& backend) {
 }  // namespace
 
 Result<Served> bring_up(const ServerJob& job, const Log& log) {
+    // Who may have no devices is told that first.
+    if (auto control = Control::open(); !control) return std::unexpected(control.error());
     if (auto made = make_state_directory(); !made) return std::unexpected(made.error());
     if (auto ready = check_unprivileged(job); !ready) return std::unexpected(ready.error());
     Protections protections;

@@ -248,11 +248,12 @@ class KilledServer(DeviceTest):
         for delay_ms in range(0, 120, 6):
             with subprocess.Popen(["ashlar", "add", "mem", "--size", "16M"], text=True,
                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+                wait_until(lambda: set(servers()) - {process.pid} or process.poll() is not None,
+                           "there is a server")
                 time.sleep(delay_ms / 1000)
-                for pid in servers():
-                    if pid != process.pid:
-                        with contextlib.suppress(ProcessLookupError):  # it has just ended
-                            os.kill(pid, signal.SIGKILL)
+                for pid in set(servers()) - {process.pid}:
+                    with contextlib.suppress(ProcessLookupError):  # it has just ended
+                        os.kill(pid, signal.SIGKILL)
                 errors = process.communicate(timeout=60)[1]
             if process.returncode != 0:
                 failed += 1

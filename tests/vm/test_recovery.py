@@ -240,7 +240,7 @@ class Unsupervised(DeviceTest):
         cases = [(["add", "mem", "--size", "64M", "--recovery", "queue"], 2, "--supervise"),
                  (["add", "mem", "--size", "64M", "--supervise"], 2, "--recovery"),
                  (["recover"], 2, "which device"), (["recover", "7"], 1, "no such device"),
-                 (["quiesce", "7"], 1, "no server"), (["upgrade", "7"], 1, "no such device")]
+                 (["quiesce", "7"], 1, "no such device"), (["upgrade", "7"], 1, "no such device")]
         for command, status, words in cases:
             with self.subTest(command=command):
                 refused = ashlar(*command, check=False)

@@ -80,7 +80,7 @@ class Set(DeviceTest):
                 ((number, "--log-level", "loud"), 2, "info, warning and error"),
                 ((number, "--cpus", "77"), 1, "CPU 77 is none that this process may use"),
                 ((number, "--queue-cpus", "0/1/0"), 1, "3 lists of CPUs for 2 queues"),
-                ((number + 7, "--cpus", "0"), 1, "no server of ours")):
+                ((number + 7, "--cpus", "0"), 1, "no such device")):
             refused = ashlar("set", *words, check=False)
             self.assertEqual(refused.returncode, status, words)
             self.assertIn(sentence, refused.stderr)
