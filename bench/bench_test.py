@@ -1,6 +1,5 @@
 """What the benchmark makes of figures; measuring itself needs the driver."""
 import contextlib
-import copy
 import io
 import json
 import os
@@ -153,8 +152,7 @@ class Budget(unittest.TestCase):
         with tempfile.TemporaryDirectory() as directory:
             path = f"{directory}/budget.json"
             budget.write(path, {"null: x": 7})
-            kept = copy.deepcopy(budget.read(path))
-            self.assertEqual(kept["server_ns_per_io"], {"null: x": 7})
+            self.assertEqual(budget.read(path)["server_ns_per_io"], {"null: x": 7})
 
     def test_only_where_instructions_are_counted(self):
         self.assertEqual(bench("budget")[0], 2)

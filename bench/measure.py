@@ -1,6 +1,6 @@
 """One workload on one device, measured."""
 import json
-import subprocess
+import os
 
 from targets import read_text, run
 
@@ -43,7 +43,7 @@ class SystemCalls:
     """Counts those of one process's threads, in a run of its own: counting costs time."""
 
     def __init__(self, pid):
-        threads = [int(name) for name in run("ls", f"/proc/{pid}/task").split()]
+        threads = os.listdir(f"/proc/{pid}/task")
         self.filter = " || ".join(f"common_pid == {thread}" for thread in threads)
 
     def __enter__(self):
@@ -80,5 +80,5 @@ def count_system_calls(device, workload, size_mib):
 
 
 def fill(device, size_mib):
-    subprocess.run(["dd", "if=/dev/urandom", f"of={device.path}", "bs=1M", f"count={size_mib}",
-                    "oflag=direct", "conv=notrunc", "status=none"], check=True)
+    run("dd", "if=/dev/urandom", f"of={device.path}", "bs=1M", f"count={size_mib}", "oflag=direct",
+        "conv=notrunc", "status=none")

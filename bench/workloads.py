@@ -20,9 +20,6 @@ class Workload:
             options.update(rw="randtrim")
         return options
 
-    def changes(self):
-        return self.kind not in ("randread", "read")
-
 
 def crossed(kinds, blocks, depths, jobs=(1,)):
     return [Workload(*each) for each in itertools.product(kinds, blocks, depths, jobs)]
