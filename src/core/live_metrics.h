@@ -1,14 +1,17 @@
 // LiveMetrics: one part of a queue, as it is being counted.
 #pragma once
 
-#include <time.h>
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <span>
+#include <vector>
 
 #include <ashlar/metrics.h>
 
 #include "base/fd.h"
+#include "base/tick_clock.h"
 
 namespace ashlar {
 
@@ -16,7 +19,14 @@ namespace ashlar {
 // that zeroed memory is one: zero it otherwise.
 class LiveNumber {
 public:
-    void add(std::uint64_t amount) noexcept { set(get() + amount); }
+    void add(std::uint64_t amount) noexcept {
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+        // One instruction, for which the compiler takes three when it may not tear the value.
+        asm("addq %1, %0" : "+m"(value_) : "er"(amount) : "cc");
+#else
+        set(get() + amount);
+#endif
+    }
     void set(std::uint64_t value) noexcept { __atomic_store_n(&value_, value, __ATOMIC_RELAXED); }
     [[nodiscard]] std::uint64_t get() const noexcept {
         return __atomic_load_n(&value_, __ATOMIC_RELAXED);
@@ -26,17 +36,14 @@ private:
     std::uint64_t value_;
 };
 
+// How often values occurred; what is summed up or largest is kept beside it, where it matters.
 class LiveHistogram {
 public:
-    void add(std::uint64_t value) noexcept {
-        buckets_[Histogram::bucket_of(value)].add(1);
-        sum_.add(value);
-        if (value > max_.get()) max_.set(value);
-    }
-    void add_to(Histogram& sum) const;
+    void add(std::uint64_t value) noexcept { buckets_[Histogram::bucket_of(value)].add(1); }
+    void add_to(std::vector<std::uint64_t>& buckets) const;
+    [[nodiscard]] std::vector<std::uint64_t> buckets() const;
 
 private:
-    LiveNumber sum_, max_;
     std::array<LiveNumber, Histogram::kBuckets> buckets_;
 };
 
@@ -46,56 +53,72 @@ private:
 class LiveTimes {
 public:
     struct Begin {
-        std::int64_t arrived = 0;  // nanoseconds
-        std::int64_t started = 0;
+        std::uint64_t arrived = 0;  // ticks
+        std::uint64_t started = 0;
     };
 
+    void set_clock(TickClock clock) noexcept { clock_ = clock; }
     [[nodiscard]] Begin begin(std::uint64_t round) noexcept {
         if (round != round_) [[unlikely]] {
-            if (batch_ != 0) batches_.add(batch_);
+            if (batch_ != 0) {
+                batches_.add(batch_);
+                batch_sum_.add(batch_);
+            }
             batch_ = 0;
             round_ = round;
-            round_began_ = last_ = now();
+            look();
+            round_began_ = last_;
         }
         ++batch_;
         return {.arrived = round_began_, .started = last_};
     }
-    RequestTimes answered(const Request& request, const Begin& begun) noexcept {
-        last_ = now();
-        const std::int64_t waiting = begun.started - begun.arrived;
-        const std::int64_t service = last_ - begun.started;
+    void answered(const Request& request, const Begin& begun) noexcept {
+        look();
+        const std::uint64_t waiting = clock_.nanoseconds(begun.started - begun.arrived);
+        const std::uint64_t service = clock_.nanoseconds(last_ - begun.started);
+        const std::uint64_t latency = waiting + service;
         OpTimes& op = ops_[static_cast<unsigned>(request.op)];
+        op.latency_sum.add(latency);
+        if (latency > op.latency_max.get()) [[unlikely]]
+            op.latency_max.set(latency);
         if (waiting == 0) {
-            op.unwaited.add(static_cast<std::uint64_t>(service));
+            op.unwaited.add(latency);
         } else {
-            op.latency.add(static_cast<std::uint64_t>(waiting + service));
-            op.waiting.add(static_cast<std::uint64_t>(waiting));
-            op.service.add(static_cast<std::uint64_t>(service));
+            op.waiting_sum.add(waiting);
+            op.latency.add(latency);
+            op.waiting.add(waiting);
+            op.service.add(service);
         }
         if (request.op != Op::flush) op.size.add(request.length);
-        return {.waiting = std::chrono::nanoseconds(waiting),
-                .service = std::chrono::nanoseconds(service)};
     }
-    void add_to(QueueMetrics& sum) const;
+    // Of the request that was answered last.
+    [[nodiscard]] RequestTimes took(const Begin& begun) const noexcept {
+        return {.waiting = std::chrono::nanoseconds(
+                    clock_.nanoseconds(begun.started - begun.arrived)),
+                .service = std::chrono::nanoseconds(clock_.nanoseconds(last_ - begun.started))};
+    }
+    // bytes: of each op's requests; flush has none.
+    void add_to(QueueMetrics& sum, std::span<const std::uint64_t> bytes) const;
 
 private:
     struct OpTimes {
+        LiveNumber latency_sum, latency_max, waiting_sum;
         LiveHistogram unwaited;  // latency of the first of each round: all of it is service
         LiveHistogram latency, waiting, service;  // of the others
         LiveHistogram size;
-    };
-    // As steady_clock, by a shorter way.
-    static std::int64_t now() noexcept {
-        timespec time;
-        clock_gettime(CLOCK_MONOTONIC, &time);
-        return time.tv_sec * 1'000'000'000 + time.tv_nsec;
-    }
 
+        void add_to(OpMetrics& to, std::uint64_t bytes) const;
+    };
+    // Never earlier than it was, whichever CPU the thread is on now.
+    void look() noexcept { last_ = std::max(last_, clock_.now()); }
+
+    TickClock clock_;
     std::uint64_t round_;
     std::uint64_t batch_;  // requests that this round brought so far
-    std::int64_t round_began_;
-    std::int64_t last_;
+    std::uint64_t round_began_;
+    std::uint64_t last_;
     LiveHistogram batches_;
+    LiveNumber batch_sum_;
     std::array<OpTimes, kOpCount> ops_;
 };
 
