@@ -147,18 +147,19 @@ void SimReactor::add(const Entry& entry) {
     became_runnable();
 }
 
-void SimReactor::io_command(FileSlot file, std::uint32_t opcode, const abi::IoCmd& command,
-                            std::uint64_t registration, Operation& operation) noexcept {
+void SimReactor::io_command(const IoCommand& command, Operation& operation) noexcept {
     add({.kind = Entry::Kind::command,
-         .file = file,
-         .opcode = opcode,
-         .io = command,
-         .registration = registration,
+         .file = command.file,
+         .opcode = command.opcode,
+         .io = command.command,
+         .registration = command.registration,
          .operation = &operation});
 }
-void SimReactor::silent_io_command(FileSlot file, std::uint32_t opcode,
-                                   const abi::IoCmd& command) noexcept {
-    add({.kind = Entry::Kind::command, .file = file, .opcode = opcode, .io = command});
+void SimReactor::silent_io_command(const IoCommand& command) noexcept {
+    add({.kind = Entry::Kind::command,
+         .file = command.file,
+         .opcode = command.opcode,
+         .io = command.command});
 }
 void SimReactor::batch_command(FileSlot file, std::uint32_t opcode, const abi::BatchIo& command,
                                const std::byte* elements, Operation& operation) noexcept {

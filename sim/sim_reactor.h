@@ -56,10 +56,8 @@ public:
     Result<std::uint16_t> open_buffer_group(std::span<std::byte> memory, unsigned count) override;
     void recycle_buffer(std::uint16_t group, std::uint16_t buffer) noexcept override;
     void close_buffer_group(std::uint16_t group) noexcept override;
-    void io_command(FileSlot file, std::uint32_t opcode, const kernel::abi::IoCmd& command,
-                    std::uint64_t registration, Operation& operation) noexcept override;
-    void silent_io_command(FileSlot file, std::uint32_t opcode,
-                           const kernel::abi::IoCmd& command) noexcept override;
+    void io_command(const IoCommand& command, Operation& operation) noexcept override;
+    void silent_io_command(const IoCommand& command) noexcept override;
     void batch_command(FileSlot file, std::uint32_t opcode, const kernel::abi::BatchIo& command,
                        const std::byte* elements, Operation& operation) noexcept override;
     void batch_fetch(FileSlot file, std::uint32_t opcode, const kernel::abi::BatchIo& command,

@@ -210,7 +210,7 @@ private:
         const std::uint16_t* tags = delivered_.data() + buffer * kTagsPerBuffer;
         for (std::size_t i = 0; i < count; ++i) {
             ASHLAR_ASSERT(tags[i] < queue_.config().depth);
-            queue_.arrived(queue_.tags()[tags[i]], false);
+            queue_.arrived(queue_.tags()[tags[i]]);
         }
     }
 

@@ -67,7 +67,8 @@ public:
     virtual void get_data(Tag& tag) noexcept = 0;
     // A tag that is with the kernel waits there for a request: nothing of ours is on its way.
     [[nodiscard]] virtual bool is_settled(const Tag& tag) const noexcept = 0;
-    // A tag's own command completed (Tag::complete) while it was with the kernel.
+    // A tag's own command completed while it was with the kernel, with another result than that
+    // the tag has a request.
     virtual void completed(Tag& tag, std::int32_t result) noexcept = 0;
 };
 

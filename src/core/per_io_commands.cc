@@ -13,30 +13,37 @@ namespace abi = kernel::abi;
 class PerIoCommands final : public Commands {
 public:
     explicit PerIoCommands(Queue& queue) noexcept
-        : queue_(queue), ioctl_(queue.config().ioctl_commands) {}
+        : queue_(queue),
+          fetch_(ioctl(queue) ? abi::u_io_fetch_req : abi::io_fetch_req),
+          commit_(ioctl(queue) ? abi::u_io_commit_and_fetch_req : abi::io_commit_and_fetch_req),
+          get_data_(ioctl(queue) ? abi::u_io_need_get_data : abi::io_need_get_data) {}
 
     void fetch_all() noexcept override {
+        const bool registers = queue_.config().data_path == DataPath::zero_copy;
         for (Tag& tag : queue_.tags()) {
-            submit(tag, ioctl_ ? abi::u_io_fetch_req : abi::io_fetch_req, 0);
+            tag.command.file = queue_.file();
+            tag.command.command.q_id = queue_.config().index;
+            tag.command.command.tag = tag.index();
+            if (registers) {
+                tag.command.registration =
+                    kernel::encode_auto_buf_reg(tag.registered_index(), true);
+            }
+            submit(tag, fetch_, 0);
         }
     }
 
     void commit(Tag& tag, std::int32_t result) noexcept override {
-        submit(tag, ioctl_ ? abi::u_io_commit_and_fetch_req : abi::io_commit_and_fetch_req, result);
+        submit(tag, commit_, result);
     }
 
-    void get_data(Tag& tag) noexcept override {
-        submit(tag, ioctl_ ? abi::u_io_need_get_data : abi::io_need_get_data, 0);
-    }
+    void get_data(Tag& tag) noexcept override { submit(tag, get_data_, 0); }
 
     [[nodiscard]] bool is_settled(const Tag& tag) const noexcept override {
-        return tag.opcode != (ioctl_ ? abi::u_io_need_get_data : abi::io_need_get_data);
+        return tag.command.opcode != get_data_;
     }
 
     void completed(Tag& tag, std::int32_t result) noexcept override {
-        if (result == abi::io_res_ok || result == abi::io_res_need_get_data) [[likely]] {
-            return queue_.arrived(tag, result == abi::io_res_need_get_data);
-        }
+        if (result == abi::io_res_need_get_data) return queue_.arrived_without_data(tag);
         // The kernel did not take the command and asks for it once more.
         if (result == -EAGAIN || result == -EINTR) {
             queue_.submitted_again();
@@ -49,20 +56,19 @@ public:
     }
 
 private:
+    static bool ioctl(Queue& queue) noexcept { return queue.config().ioctl_commands; }
     void submit(Tag& tag, std::uint32_t opcode, std::int32_t result) noexcept {
         tag.submitted();
-        tag.opcode = opcode;
-        tag.command = kernel::make_io_cmd(queue_.config().index, tag.index(), result,
-                                          queue_.command_address(tag));
+        tag.command.opcode = opcode;
+        tag.command.command.result = result;
         send(tag);
     }
-    void send(Tag& tag) noexcept {
-        queue_.reactor().io_command(queue_.file(), tag.opcode, tag.command,
-                                    queue_.registration(tag), tag);
-    }
+    void send(Tag& tag) noexcept { queue_.reactor().io_command(tag.command, tag); }
 
     Queue& queue_;
-    const bool ioctl_;
+    const std::uint32_t fetch_;
+    const std::uint32_t commit_;
+    const std::uint32_t get_data_;
 };
 
 }  // namespace

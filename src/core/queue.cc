@@ -1,21 +1,18 @@
+// How a queue opens, leaves and ends; what it does with a request is in queue_requests.cc.
 #include "core/queue.h"
 
 #include <sys/mman.h>
-#include <sys/sdt.h>
 #include <unistd.h>
+#include <algorithm>
 #include <cerrno>
 #include <string>
 #include <utility>
 
 #include "base/assert.h"
-#include "core/request_rules.h"
-#include "core/user_copy.h"
 #include "kernel/codec.h"
 
 namespace ashlar {
 namespace {
-
-namespace abi = kernel::abi;
 
 // Coroutine frames of one request; more than a stripe over eight backends needs.
 constexpr std::size_t kArenaBytes = 8192;
@@ -149,9 +146,13 @@ void Queue::make_tags() {
             .arena = arenas_.data() + slot * kArenaBytes,
             .arena_bytes = kArenaBytes,
         };
-        tags_.emplace_back(*this, request_scope_,
-                           static_cast<std::uint16_t>(config_.first_tag + slot * config_.tag_step),
-                           static_cast<std::uint16_t>(first_registered_ + slot), memory);
+        Tag& tag = tags_.emplace_back(
+            *this, request_scope_,
+            static_cast<std::uint16_t>(config_.first_tag + slot * config_.tag_step),
+            static_cast<std::uint16_t>(first_registered_ + slot), memory);
+        if (config_.data_path == DataPath::copy || config_.data_path == DataPath::get_data) {
+            tag.command.command.addr = reinterpret_cast<std::uintptr_t>(tag.buffer());
+        }
     }
 }
 
@@ -224,6 +225,12 @@ bool Queue::holds_back(IoResult result) const noexcept {
            result.error() == ECANCELED;
 }
 
+void Queue::commit_while_leaving(Tag& tag, IoResult result) noexcept {
+    if (holds_back(result)) return hold(tag);
+    give_back(tag, result);
+    continue_leaving();
+}
+
 void Queue::hold(Tag& tag) noexcept {
     tag.held = true;
     settled();
@@ -244,249 +251,6 @@ void Queue::thread_ends() noexcept {
     session_scope_.thread_ends();
     let_go();
     with_.owner->queue_closed();
-}
-
-// ---- One request -------------------------------------------------------------------------------
-
-void Tag::complete(std::int32_t result, std::uint32_t) noexcept { queue_.completed(*this, result); }
-
-void Queue::completed(Tag& tag, std::int32_t result) noexcept {
-    if (tag.state() == TagState::registering) return registered(tag, result);
-    commands_->completed(tag, result);
-}
-
-void Queue::arrived(Tag& tag, bool wants_data) noexcept {
-    tag.returned();
-    if (leaving_ == Leaving::holding) [[unlikely]]
-        return hold(tag);
-    const int error = decode(tag);
-    if (wants_data) {
-        // Also for a write that is refused: the driver takes no other answer now.
-        if (error == 0) place(tag);
-        return commands_->get_data(tag);
-    }
-    note_begun(tag);
-    if (error != 0) [[unlikely]]
-        return commit(tag, IoResult::from_errno(error));
-    serve(tag);
-}
-
-// Answers the errno of a request that is refused.
-int Queue::decode(Tag& tag) noexcept {
-    const auto& descriptor =
-        kernel::descriptor(descriptors_.data(), tag.index(), sizeof(abi::IoDesc));
-    int error = kernel::decode_request(descriptor, config_.index, tag.index(), tag.request);
-    if (error != 0) [[unlikely]] {
-        tag.request = {.op = Op::unknown, .queue = config_.index, .tag = tag.index()};
-    } else {
-        error = refusal(tag.request, config_, size_);
-    }
-    return error;
-}
-
-void Queue::serve(Tag& tag) noexcept {
-    // Without a volatile cache every write is durable when it completes.
-    const Capabilities& can = config_.capabilities;
-    tag.flush_after = tag.request.fua && can.flush && !can.fua;
-    tag.request.fua = tag.request.fua && can.fua;
-    if (!has_data(tag.request)) return start(tag, tag.request);
-    const auto& descriptor =
-        kernel::descriptor(descriptors_.data(), tag.index(), sizeof(abi::IoDesc));
-    const std::uint32_t flags = kernel::kernel_flags(descriptor);
-    if ((flags & abi::io_f_integrity) != 0) [[unlikely]] {
-        const std::uint64_t length = config_.metadata.bytes_for(tag.request.length);
-        tag.request.metadata = Buffer::memory(tag.metadata(), static_cast<std::uint32_t>(length));
-    }
-    if ((flags & abi::io_f_shmem_zc) != 0) [[unlikely]]
-        return serve_shared(tag, descriptor);
-    if (!config_.zero_copy() || is_user_copied(tag.request)) return serve_in_memory(tag);
-    const bool is_registered =
-        config_.data_path == DataPath::zero_copy && (flags & abi::io_f_need_reg_buf) == 0;
-    if (is_registered) [[likely]]
-        return serve_registered(tag);
-    register_buffer(tag);
-}
-
-// A write whose data comes to memory by our own reading.
-bool Queue::is_user_copied(const Request& request) const noexcept {
-    if (!brings_data(request)) return false;
-    return config_.data_path == DataPath::user_copy ||
-           (config_.zero_copy() && request.length <= config_.copied_write_max);
-}
-
-// Where the bytes are or go: in the session's own memory, if it names a place, else in the tag's.
-void Queue::place(Tag& tag) noexcept {
-    tag.data = tag.buffer();
-    if (config_.access != DataAccess::holds || config_.data_path == DataPath::copy) return;
-    if (std::byte* const own = session_->locate(tag.request); own != nullptr) tag.data = own;
-}
-
-void Queue::serve_in_memory(Tag& tag) noexcept {
-    place(tag);
-    if (is_user_copied(tag.request)) {
-        if (const int error = copy_in(tag); error != 0) {
-            return commit(tag, IoResult::from_errno(error));
-        }
-    }
-    if (tag.data != tag.buffer()) {
-        // It is where it belongs, but not durable: the session has not seen it.
-        tag.flush_after |= tag.request.fua && config_.capabilities.flush;
-        return finish(tag, IoResult{});
-    }
-    tag.request.buffer = Buffer::memory(tag.data, static_cast<std::uint32_t>(tag.request.length));
-    start(tag, tag.request);
-}
-
-// Answers 0 or an errno.
-int Queue::copy_in(Tag& tag) noexcept {
-    const int device = with_.device->fd.get();
-    const int error =
-        copy_from_request(device, tag.request, Part::data, {tag.data, tag.request.length});
-    if (error != 0 || tag.request.metadata.length() == 0) [[likely]]
-        return error;
-    return copy_from_request(device, tag.request, Part::metadata, tag.request.metadata.bytes());
-}
-
-int Queue::copy_out(const Tag& tag) noexcept {
-    const int device = with_.device->fd.get();
-    const int error =
-        copy_to_request(device, tag.request, Part::data, {tag.data, tag.request.length});
-    if (error != 0 || tag.request.metadata.length() == 0) [[likely]]
-        return error;
-    return copy_to_request(device, tag.request, Part::metadata, tag.request.metadata.bytes());
-}
-
-// Null if that is outside of what is registered.
-std::byte* Queue::shared_place(const abi::IoDesc& descriptor, std::uint64_t length) const noexcept {
-    const kernel::ShmemAddress address = kernel::decode_shmem_address(descriptor.addr);
-    if (address.index >= config_.shared.size()) return nullptr;
-    const std::span<std::byte> memory = config_.shared[address.index];
-    if (length > memory.size() || address.offset > memory.size() - length) return nullptr;
-    return memory.data() + address.offset;
-}
-
-// The data lies in memory that client and server share: it stays there.
-void Queue::serve_shared(Tag& tag, const abi::IoDesc& descriptor) noexcept {
-    std::byte* const data = shared_place(descriptor, tag.request.length);
-    if (data == nullptr) return commit(tag, IoResult(std::errc::bad_address));
-    tag.in_shared_memory = true;
-    tag.request.buffer = Buffer::memory(data, static_cast<std::uint32_t>(tag.request.length));
-    start(tag, tag.request);
-}
-
-void Queue::serve_registered(Tag& tag) noexcept {
-    tag.request.buffer = Buffer::registered(tag.registered_index(), 0,
-                                            static_cast<std::uint32_t>(tag.request.length));
-    start(tag, tag.request);
-}
-
-void Queue::register_buffer(Tag& tag) noexcept {
-    tag.registration_begun();
-    with_.reactor.io_command(
-        file_, abi::u_io_register_io_buf,
-        kernel::make_io_cmd(config_.index, tag.index(), 0, tag.registered_index()), 0, tag);
-}
-
-void Queue::registered(Tag& tag, std::int32_t result) noexcept {
-    tag.registration_ended();
-    if (result == -EAGAIN || result == -EINTR) return register_buffer(tag);
-    if (result < 0) return commit(tag, IoResult::from_errno(-result));
-    tag.registered = true;
-    serve_registered(tag);
-}
-
-void Queue::start(Tag& tag, const Request& request) noexcept {
-    Task<> task = session_->serve(tag.io(), request);
-    if (task.done()) [[likely]] {
-        return finish(tag, task.result());
-    }
-    tag.task = std::move(task);
-    tag.task.on_done(
-        [](void* context) noexcept {
-            Tag& done = *static_cast<Tag*>(context);
-            const IoResult result = done.task.result();
-            done.task = Task<>();
-            done.queue().finish(done, result);
-        },
-        &tag);
-}
-
-void Queue::finish(Tag& tag, IoResult result) noexcept {
-    if (std::exchange(tag.flushing, false)) [[unlikely]] {
-        if (result.ok()) result = tag.written;
-    } else if (is_false(tag.request, config_, result)) [[unlikely]] {
-        result = IoResult(std::errc::io_error);
-    }
-    if (tag.flush_after && result.ok()) [[unlikely]] {
-        // FUA for a backend that has none: the write is in, now make it durable.
-        tag.flush_after = false;
-        tag.flushing = true;
-        tag.written = result;
-        tag.flush = {.op = Op::flush, .queue = tag.request.queue, .tag = tag.request.tag};
-        return start(tag, tag.flush);
-    }
-    if (tag.request.op == Op::report_zones && result.ok()) [[unlikely]]
-        kernel::encode_zone_report(tag.request.bytes(), result.count());
-    if (config_.data_path == DataPath::user_copy && takes_data(tag.request) && result.ok() &&
-        !tag.in_shared_memory) {
-        const int error = copy_out(tag);
-        if (error != 0) result = IoResult::from_errno(error);
-    }
-    commit(tag, result);
-}
-
-// The probes are an instruction that does nothing until someone looks: docs/operations.md.
-void Queue::note_begun(Tag& tag) noexcept {
-    DTRACE_PROBE6(ashlar, request_begin, config_.device, config_.index, tag.index(),
-                  static_cast<unsigned>(tag.request.op), tag.request.offset, tag.request.length);
-    with_.metrics.begun();
-    if (LiveTimes* const times = with_.metrics.times(); times != nullptr) {
-        tag.begun = times->begin(with_.reactor.rounds());
-    }
-}
-
-void Queue::note_answered(Tag& tag, IoResult result) noexcept {
-    DTRACE_PROBE6(ashlar, request_end, config_.device, config_.index, tag.index(),
-                  static_cast<unsigned>(tag.request.op), tag.request.length, result.error());
-    with_.metrics.answered(tag.request, !result.ok());
-    LiveTimes* const times = with_.metrics.times();
-    if (times == nullptr) return;
-    const RequestTimes took = times->answered(tag.request, tag.begun);
-    if (with_.observer != nullptr) [[unlikely]]
-        with_.observer->answered(config_.device, tag.request, result, took);
-}
-
-void Queue::commit(Tag& tag, IoResult result) noexcept {
-    if (holds_back(result)) [[unlikely]]
-        return hold(tag);
-    note_answered(tag, result);
-    if (std::exchange(tag.registered, false)) {
-        // Submitted before the commit, and so carried out before it.
-        with_.reactor.silent_io_command(
-            file_, abi::u_io_unregister_io_buf,
-            kernel::make_io_cmd(config_.index, tag.index(), 0, tag.registered_index()));
-    }
-    const bool is_append = tag.request.op == Op::zone_append && result.ok();
-    tag.appended_at = is_append ? result.count() >> kernel::sector_shift : 0;
-    commands_->commit(tag, kernel_result(tag.request, result));
-    tag.data = tag.buffer();
-    tag.in_shared_memory = false;
-    settled();
-}
-
-std::uint64_t Queue::registration(const Tag& tag) const noexcept {
-    return config_.data_path == DataPath::zero_copy
-               ? kernel::encode_auto_buf_reg(tag.registered_index(), true)
-               : 0;
-}
-
-std::uint64_t Queue::command_address(const Tag& tag) const noexcept {
-    switch (config_.data_path) {
-        case DataPath::copy: return reinterpret_cast<std::uintptr_t>(tag.buffer());
-        // A read's data is copied from the address that its commit names.
-        case DataPath::get_data: return reinterpret_cast<std::uintptr_t>(tag.data);
-        default: return tag.appended_at;
-    }
 }
 
 }  // namespace ashlar

@@ -1,5 +1,5 @@
 // Queue: takes requests from the kernel, has them served, gives the results back. One request's
-// way: Commands -> arrived -> serve -> start -> finish -> commit -> Commands, all on one thread.
+// way: Commands -> arrived -> give_buffer -> start -> finish -> commit -> Commands, on one thread.
 #pragma once
 
 #include <cstdint>
@@ -99,8 +99,10 @@ public:
 
     // ---- Called by Commands ----
 
-    // The tag has a request. wants_data: a write whose data the kernel has not copied yet.
-    void arrived(Tag& tag, bool wants_data) noexcept;
+    // The tag has a request.
+    void arrived(Tag& tag) noexcept;
+    // It has a write whose data the kernel has not copied yet.
+    void arrived_without_data(Tag& tag) noexcept;
     // The kernel will not use the tag again: the device stops.
     void retire(Tag& tag) noexcept;
     // Something may have come to its end that the queue waits for before it leaves.
@@ -112,9 +114,6 @@ public:
     void submitted_again() noexcept { left_round_.reset(); }
     // The kernel does not take what it must: the queue cannot go on.
     void refused(const char* what, int code) noexcept;
-    // What a command names for the tag's data: an address, or how to register it.
-    [[nodiscard]] std::uint64_t registration(const Tag& tag) const noexcept;
-    [[nodiscard]] std::uint64_t command_address(const Tag& tag) const noexcept;
     [[nodiscard]] const QueueConfig& config() const noexcept { return config_; }
     [[nodiscard]] Reactor& reactor() noexcept { return with_.reactor; }
     [[nodiscard]] FileSlot file() const noexcept { return file_; }
@@ -129,27 +128,42 @@ private:
     void make_tags();
     void let_go() noexcept;
     void completed(Tag& tag, std::int32_t result) noexcept;
-    [[nodiscard]] int decode(Tag& tag) noexcept;
-    void serve(Tag& tag) noexcept;
+    [[nodiscard]] const kernel::abi::IoDesc& descriptor(const Tag& tag) const noexcept;
+    [[nodiscard]] int decode(Tag& tag, const kernel::abi::IoDesc& descriptor) noexcept;
     [[nodiscard]] bool is_user_copied(const Request& request) const noexcept;
+    [[nodiscard]] bool give_buffer(Tag& tag, const kernel::abi::IoDesc& descriptor) noexcept;
+    [[nodiscard]] bool give_memory(Tag& tag) noexcept;
     void place(Tag& tag) noexcept;
-    [[nodiscard]] std::byte* shared_place(const kernel::abi::IoDesc& descriptor,
-                                          std::uint64_t length) const noexcept;
-    void serve_shared(Tag& tag, const kernel::abi::IoDesc& descriptor) noexcept;
-    [[nodiscard]] int copy_in(Tag& tag) noexcept;
-    [[nodiscard]] int copy_out(const Tag& tag) noexcept;
-    void serve_in_memory(Tag& tag) noexcept;
-    void serve_registered(Tag& tag) noexcept;
-    void register_buffer(Tag& tag) noexcept;
-    void registered(Tag& tag, std::int32_t result) noexcept;
+    void give_registered(Tag& tag) noexcept;
     void start(Tag& tag, const Request& request) noexcept;
     void finish(Tag& tag, IoResult result) noexcept;
     void note_begun(Tag& tag) noexcept;
     void note_answered(Tag& tag, IoResult result) noexcept;
     void commit(Tag& tag, IoResult result) noexcept;
+    void give_back(Tag& tag, IoResult result) noexcept;
+    // Beside the straight way, which the compiler is to leave straight.
+    [[gnu::noinline]] void settle_fua(Tag& tag) noexcept;
+    [[gnu::noinline]] [[nodiscard]] bool give_other_buffer(
+        Tag& tag, const kernel::abi::IoDesc& descriptor) noexcept;
+    [[gnu::noinline]] void name_address(Tag& tag, IoResult result) noexcept;
+    [[gnu::noinline]] void commit_while_leaving(Tag& tag, IoResult result) noexcept;
+    [[gnu::noinline]] void refuse(Tag& tag, int error) noexcept;
+    [[gnu::noinline]] void give_metadata(Tag& tag) noexcept;
+    [[gnu::noinline]] [[nodiscard]] bool give_shared(
+        Tag& tag, const kernel::abi::IoDesc& descriptor) noexcept;
+    [[nodiscard]] std::byte* shared_place(const kernel::abi::IoDesc& descriptor,
+                                          std::uint64_t length) const noexcept;
+    [[gnu::noinline]] [[nodiscard]] int copy_in(Tag& tag) noexcept;
+    [[gnu::noinline]] [[nodiscard]] int copy_out(const Tag& tag) noexcept;
+    [[nodiscard]] IoCommand buffer_command(const Tag& tag, std::uint32_t opcode) const noexcept;
+    [[gnu::noinline]] void register_buffer(Tag& tag) noexcept;
+    [[gnu::noinline]] void registered(Tag& tag, std::int32_t result) noexcept;
+    [[gnu::noinline]] void finish_later(Tag& tag, Task<>&& task) noexcept;
+    [[gnu::noinline]] void finish_in_place(Tag& tag) noexcept;
+    [[gnu::noinline]] void flush_after(Tag& tag, IoResult written) noexcept;
+    [[gnu::noinline]] void hold(Tag& tag) noexcept;
+    [[gnu::noinline]] void continue_leaving() noexcept;
     [[nodiscard]] bool holds_back(IoResult result) const noexcept;
-    void hold(Tag& tag) noexcept;
-    void continue_leaving() noexcept;
     void before_round() noexcept override;
     [[nodiscard]] bool is_unused(const Tag& tag) const noexcept;
     void session_idle() noexcept;
@@ -164,6 +178,8 @@ private:
     bool left_ = false;
     std::optional<std::uint64_t> left_round_;  // since when nothing is to be waited for
     Leaving leaving_ = Leaving::no;
+    const bool address_varies_ =
+        config_.data_path == DataPath::get_data || config_.zone_size != 0;
     std::uint32_t tags_home_ = 0;
     Mapping descriptors_;  // written by the kernel
     Mapping buffers_;

@@ -11,6 +11,11 @@
 
 namespace ashlar {
 
+// A read or a write: what nearly all requests are, so it is asked first.
+[[nodiscard]] inline bool is_transfer(const Request& request) noexcept {
+    static_assert(Op::read < Op::write && Op::write < Op::flush);
+    return request.op <= Op::write;
+}
 // Of the server's to store: it comes with the request.
 [[nodiscard]] inline bool brings_data(const Request& request) noexcept {
     return request.op == Op::write || request.op == Op::zone_append;
@@ -20,7 +25,9 @@ namespace ashlar {
     return request.op == Op::read || request.op == Op::report_zones;
 }
 [[nodiscard]] inline bool has_data(const Request& request) noexcept {
-    return brings_data(request) || takes_data(request);
+    if (is_transfer(request)) [[likely]]
+        return true;
+    return request.op == Op::zone_append || request.op == Op::report_zones;
 }
 
 // The errno for what was not advertised, or does not fit; 0 when the session may have it.
@@ -28,15 +35,18 @@ namespace ashlar {
 [[nodiscard]] inline int refusal(const Request& request, const QueueConfig& config,
                                  std::uint64_t size) noexcept {
     const Capabilities& can = config.capabilities;
-    const bool writes = !takes_data(request) && request.op != Op::flush;
-    if (can.read_only && writes) return EROFS;
-    // The disk has become smaller since it was sent.
-    const std::uint64_t length = request.op == Op::report_zones ? 0 : request.length;
-    if (length > size || request.offset > size - length) [[unlikely]]
-        return EIO;
+    if (can.read_only && !takes_data(request) && request.op != Op::flush) return EROFS;
+    // Beyond the end: the disk has become smaller since it was sent.
+    const auto is_beyond = [&](std::uint64_t length) noexcept {
+        return length > size || request.offset > size - length;
+    };
+    if (is_transfer(request)) [[likely]] {
+        if (is_beyond(request.length)) [[unlikely]]
+            return EIO;
+        return request.length > config.io_max ? EINVAL : 0;
+    }
+    if (is_beyond(request.op == Op::report_zones ? 0 : request.length)) return EIO;
     switch (request.op) {
-        case Op::read:
-        case Op::write: return request.length > config.io_max ? EINVAL : 0;
         case Op::flush: return can.flush ? 0 : EOPNOTSUPP;
         case Op::discard: return can.discard ? 0 : EOPNOTSUPP;
         case Op::write_zeroes: return can.write_zeroes ? 0 : EOPNOTSUPP;
@@ -53,9 +63,9 @@ namespace ashlar {
 [[nodiscard]] inline bool is_false(const Request& request, const QueueConfig& config,
                                    IoResult result) noexcept {
     if (!result.ok()) return false;
+    if (is_transfer(request)) [[likely]]
+        return result.count() != 0 && result.count() != request.length;
     switch (request.op) {
-        case Op::read:
-        case Op::write: return result.count() != 0 && result.count() != request.length;
         case Op::report_zones:
             return result.count() == 0 || result.count() > request.zones().size();
         case Op::zone_append:
@@ -65,11 +75,12 @@ namespace ashlar {
     }
 }
 
-// The kernel reads the result of data transfers only; for the others 0 stands for success, which
-// also keeps a discard of 2 GiB or more from looking like an errno.
+// The kernel reads the result of requests with data only, which is all of their buffer; for the
+// others 0 stands for success, which also keeps a discard of 2 GiB or more from looking like an
+// errno.
 [[nodiscard]] inline std::int32_t kernel_result(const Request& request, IoResult result) noexcept {
     if (!result.ok()) return -result.error();
-    return has_data(request) ? static_cast<std::int32_t>(request.length) : 0;
+    return static_cast<std::int32_t>(request.buffer.length());
 }
 
 }  // namespace ashlar

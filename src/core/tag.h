@@ -21,6 +21,7 @@
 #include "base/assert.h"
 #include "core/live_metrics.h"
 #include "kernel/abi.h"
+#include "reactor/reactor.h"
 
 namespace ashlar {
 
@@ -73,7 +74,6 @@ public:
     Request request;                // what the kernel asked for
     Request flush;                  // what follows it when FUA is emulated
     std::byte* data;                // where the request's bytes are or go, if that is memory
-    std::uint64_t appended_at = 0;  // sector; of a zone_append that is committed, else 0
     LiveTimes::Begin begun{};       // where time is taken
     bool flush_after = false;       // FUA that the engine emulates
     bool flushing = false;          // doing so, for what was
@@ -82,9 +82,9 @@ public:
     bool registered = false;        // by a command of ours, to be undone before the commit
     bool held = false;              // not to be answered: the next server gets the request
     Task<> task{};                  // when the session did not finish at once
-    // Used by PerIoCommands.
-    kernel::abi::IoCmd command{};  // as last submitted, to submit again when the kernel says so
-    std::uint32_t opcode = 0;
+    // Used by PerIoCommands, but for its address, which Queue keeps: where the kernel copies the
+    // data from or to; or the sector of a zone_append that is committed, else 0.
+    IoCommand command{};  // as last submitted, to submit again when the kernel says so
 
 private:
     void move(std::initializer_list<TagState> from, TagState to) noexcept {

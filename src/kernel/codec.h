@@ -35,11 +35,12 @@ struct OpRule {
 
 inline constexpr std::uint8_t op_rule_count = 32;  // a power of two above the largest op
 
+inline constexpr std::uint64_t ranged = ~std::uint64_t{0};
+
 struct OpRules {
     OpRule rule[op_rule_count] = {};
 
     constexpr OpRules() noexcept {
-        constexpr std::uint64_t ranged = ~std::uint64_t{0};
         constexpr std::uint8_t zone_shift = 6;  // sizeof(abi::Zone)
         static_assert(sizeof(abi::Zone) == std::size_t{1} << zone_shift);
         rule[abi::io_op_read] = {Op::read, true, sector_shift, ranged};
@@ -72,27 +73,33 @@ inline constexpr std::uint64_t sector_limit = std::uint64_t{1} << (63 - sector_s
                                         std::uint16_t tag, Request& request) noexcept {
     const std::uint32_t op_flags = desc.op_flags;
     const std::uint32_t op = op_flags & 0xff;
+    const auto fill = [&](const detail::OpRule& rule) noexcept {
+        const std::uint64_t sector = desc.start_sector & rule.mask;
+        const std::uint64_t count = desc.nr_sectors & rule.mask;  // nr_zones is the same word
+        // A count is below 2^32, so the subtraction cannot wrap; zones are counted as sectors here,
+        // which only makes the limit a little stricter.
+        if (sector > detail::sector_limit - count) [[unlikely]]
+            return EINVAL;
+        request.offset = sector << sector_shift;
+        request.length = count << rule.length_shift;
+        request.op = rule.op;
+        request.fua = (op_flags & abi::io_f_fua) != 0;
+        request.no_unmap = (op_flags & abi::io_f_nounmap) != 0;
+        request.queue = queue;
+        request.tag = tag;
+        request.buffer = {};
+        return 0;
+    };
+    // Reads and writes, which nearly all are: the rule is known without looking.
+    if (op <= abi::io_op_write) [[likely]]
+        return fill({static_cast<Op>(op), true, sector_shift, detail::ranged});
     const detail::OpRule& rule = detail::op_rules.rule[op & (detail::op_rule_count - 1U)];
     if (op >= detail::op_rule_count || !rule.known) [[unlikely]]
         return EOPNOTSUPP;
-
-    const std::uint64_t sector = desc.start_sector & rule.mask;
-    const std::uint64_t count = desc.nr_sectors & rule.mask;  // nr_zones is the same word
-    // A count is below 2^32, so the subtraction cannot wrap; zones are counted as sectors here,
-    // which only makes the limit a little stricter.
-    if (sector > detail::sector_limit - count) [[unlikely]]
-        return EINVAL;
-
-    request.offset = sector << sector_shift;
-    request.length = count << rule.length_shift;
-    request.op = rule.op;
-    request.fua = (op_flags & abi::io_f_fua) != 0;
-    request.no_unmap = (op_flags & abi::io_f_nounmap) != 0;
-    request.queue = queue;
-    request.tag = tag;
-    request.buffer = {};
-    return 0;
+    return fill(rule);
 }
+static_assert(abi::io_op_read == 0 && abi::io_op_write == 1);
+static_assert(Op{abi::io_op_read} == Op::read && Op{abi::io_op_write} == Op::write);
 
 // The descriptor's io_f_* bits, the op removed: test against abi::io_f_need_reg_buf, io_f_shmem_zc,
 // io_f_integrity, io_f_meta.

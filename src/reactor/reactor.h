@@ -21,6 +21,14 @@ namespace ashlar {
 // A file known to one reactor; cheaper to name than a descriptor.
 using FileSlot = std::uint32_t;
 
+// A command about one tag.
+struct IoCommand {
+    FileSlot file = 0;
+    std::uint32_t opcode = 0;
+    std::uint64_t registration = 0;  // of a fetch or commit with automatic buffer registration
+    kernel::abi::IoCmd command{};
+};
+
 struct ReactorOptions {
     unsigned entries = 256;         // submissions a round may collect; rounded up to a power of two
     unsigned files = 16;            // slots for registered files
@@ -69,12 +77,9 @@ public:
     // What follows is submitted with the round. It never fails: when the submission queue is full
     // it is pushed to the kernel first. An error comes by complete().
 
-    // registration: of a fetch or commit with automatic buffer registration; 0 elsewhere.
-    virtual void io_command(FileSlot file, std::uint32_t opcode, const kernel::abi::IoCmd& command,
-                            std::uint64_t registration, Operation& operation) noexcept = 0;
+    virtual void io_command(const IoCommand& command, Operation& operation) noexcept = 0;
     // The same, but its completion tells nobody, unless it fails: then nobody either.
-    virtual void silent_io_command(FileSlot file, std::uint32_t opcode,
-                                   const kernel::abi::IoCmd& command) noexcept = 0;
+    virtual void silent_io_command(const IoCommand& command) noexcept = 0;
     // elements: command.nr_elem of them, valid until it completes.
     virtual void batch_command(FileSlot file, std::uint32_t opcode,
                                const kernel::abi::BatchIo& command, const std::byte* elements,

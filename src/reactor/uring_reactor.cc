@@ -188,24 +188,23 @@ public:
         groups_[group].reset();
     }
 
-    void io_command(FileSlot file, std::uint32_t opcode, const kernel::abi::IoCmd& command,
-                    std::uint64_t registration, Operation& operation) noexcept override {
-        io_uring_sqe* sqe = fill_io_command(file, opcode, command, &operation);
-        sqe->flags = file_flags_;
-        sqe->addr = registration;
+    void io_command(const IoCommand& command, Operation& operation) noexcept override {
+        io_uring_sqe* sqe = free_sqe();
+        // The rest is a call, for nothing is to be kept across one here.
+        if (sqe == nullptr) [[unlikely]]
+            return io_command_with_room(command, operation);
+        fill_io_command(sqe, command, file_flags_, &operation);
     }
 
-    void silent_io_command(FileSlot file, std::uint32_t opcode,
-                           const kernel::abi::IoCmd& command) noexcept override {
-        io_uring_sqe* sqe = fill_io_command(file, opcode, command, nullptr);
-        sqe->flags = static_cast<std::uint8_t>(file_flags_ | IOSQE_CQE_SKIP_SUCCESS);
+    void silent_io_command(const IoCommand& command) noexcept override {
+        const auto flags = static_cast<std::uint8_t>(file_flags_ | IOSQE_CQE_SKIP_SUCCESS);
+        fill_io_command(next_sqe(), command, flags, nullptr);
     }
 
     void batch_command(FileSlot file, std::uint32_t opcode, const kernel::abi::BatchIo& command,
                        const std::byte* elements, Operation& operation) noexcept override {
         io_uring_sqe* sqe = next_sqe();
-        fill_command(sqe, static_cast<int>(file), opcode, &operation);
-        sqe->flags = file_flags_;
+        fill_command(sqe, file_flags_, static_cast<int>(file), opcode, &operation);
         sqe->addr = reinterpret_cast<std::uintptr_t>(elements);
         std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
     }
@@ -213,8 +212,8 @@ public:
     void batch_fetch(FileSlot file, std::uint32_t opcode, const kernel::abi::BatchIo& command,
                      std::uint16_t group, Operation& operation) noexcept override {
         io_uring_sqe* sqe = next_sqe();
-        fill_command(sqe, static_cast<int>(file), opcode, &operation);
-        sqe->flags = static_cast<std::uint8_t>(file_flags_ | IOSQE_BUFFER_SELECT);
+        const auto flags = static_cast<std::uint8_t>(file_flags_ | IOSQE_BUFFER_SELECT);
+        fill_command(sqe, flags, static_cast<int>(file), opcode, &operation);
         sqe->rw_flags = static_cast<int>(kCommandMultishot);
         sqe->buf_group = group;
         std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
@@ -223,8 +222,7 @@ public:
     void control_command(int fd, std::uint32_t opcode, const kernel::abi::CtrlCmd& command,
                          Operation& operation) noexcept override {
         io_uring_sqe* sqe = next_sqe();
-        fill_command(sqe, fd, opcode, &operation);
-        sqe->flags = 0;
+        fill_command(sqe, 0, fd, opcode, &operation);
         std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
     }
 
@@ -298,7 +296,7 @@ private:
     class Wake final : public Operation {
     public:
         explicit Wake(UringReactor& reactor) : reactor_(reactor) {}
-        void complete(std::int32_t, std::uint32_t) noexcept override {
+        [[gnu::noinline]] void complete(std::int32_t, std::uint32_t) noexcept override {
             reactor_.tell_woken();
             reactor_.await_wake();
         }
@@ -321,9 +319,10 @@ private:
         return result == -EINVAL ? -EOPNOTSUPP : result;
     }
 
-    static void fill_command(io_uring_sqe* sqe, int fd, std::uint32_t opcode,
+    static void fill_command(io_uring_sqe* sqe, std::uint8_t flags, int fd, std::uint32_t opcode,
                              Operation* operation) noexcept {
         sqe->opcode = IORING_OP_URING_CMD;
+        sqe->flags = flags;
         sqe->ioprio = 0;
         sqe->fd = fd;
         sqe->off = opcode;  // cmd_op, and zero in the upper half
@@ -336,14 +335,12 @@ private:
         sqe->file_index = 0;
     }
 
-    io_uring_sqe* fill_io_command(FileSlot file, std::uint32_t opcode,
-                                  const kernel::abi::IoCmd& command,
-                                  Operation* operation) noexcept {
-        io_uring_sqe* sqe = next_sqe();
-        fill_command(sqe, static_cast<int>(file), opcode, operation);
+    static void fill_io_command(io_uring_sqe* sqe, const IoCommand& command, std::uint8_t flags,
+                                Operation* operation) noexcept {
+        fill_command(sqe, flags, static_cast<int>(command.file), command.opcode, operation);
+        sqe->addr = command.registration;
         // The command lies in the last 16 bytes of an ordinary entry.
-        std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
-        return sqe;
+        std::memcpy(static_cast<void*>(sqe->cmd), &command.command, sizeof(command.command));
     }
 
     // Hands over what is queued until `count` entries are free.
@@ -353,6 +350,21 @@ private:
             if (io_uring_submit(&ring_) < 0) nanosleep(&kBackOff, nullptr);
             if (polled_) io_uring_sqring_wait(&ring_);
         }
+    }
+
+    [[gnu::noinline]] void io_command_with_room(const IoCommand& command,
+                                                Operation& operation) noexcept {
+        make_room(1);
+        io_command(command, operation);
+    }
+
+    // As io_uring_get_sqe, for entries of the ordinary size. Null when all are taken.
+    io_uring_sqe* free_sqe() noexcept {
+        io_uring_sq& queue = ring_.sq;
+        const unsigned tail = queue.sqe_tail;
+        if (tail - io_uring_smp_load_acquire(queue.khead) >= queue.ring_entries) return nullptr;
+        queue.sqe_tail = tail + 1;
+        return &queue.sqes[tail & queue.ring_mask];
     }
 
     io_uring_sqe* next_sqe() noexcept {
@@ -394,19 +406,21 @@ private:
     }
 
     // True when anything but a time-out of liburing's own came.
-    bool reap() noexcept {
-        unsigned head = 0;
-        unsigned count = 0;
-        io_uring_cqe* cqe = nullptr;
-        io_uring_for_each_cqe(&ring_, head, cqe) {
-            ++count;
+    [[gnu::noinline]] bool reap() noexcept {
+        const unsigned first = *ring_.cq.khead;
+        const unsigned end = io_uring_smp_load_acquire(ring_.cq.ktail);
+        const io_uring_cqe* const cqes = ring_.cq.cqes;  // 16 bytes each: no ring here has CQE32
+        const unsigned mask = ring_.cq.ring_mask;
+        for (unsigned at = first; at != end; ++at) {
+            const io_uring_cqe& cqe = cqes[at & mask];
             auto* operation =
-                reinterpret_cast<Operation*>(static_cast<std::uintptr_t>(cqe->user_data));
+                reinterpret_cast<Operation*>(static_cast<std::uintptr_t>(cqe.user_data));
             // Null: bounds and cancellations, whose effect is seen elsewhere.
-            if (operation != nullptr) operation->complete(cqe->res, cqe->flags);
+            if (operation != nullptr) [[likely]]
+                operation->complete(cqe.res, cqe.flags);
         }
-        io_uring_cq_advance(&ring_, count);
-        return count > 0;
+        io_uring_smp_store_release(ring_.cq.khead, end);
+        return end != first;
     }
 
     void await_wake() noexcept {

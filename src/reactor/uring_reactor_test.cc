@@ -55,6 +55,9 @@ std::unique_ptr<Reactor> open_reactor(const ReactorOptions& options = {}) {
 FileSlot add(Reactor& reactor, const Fd& fd) { return reactor.register_file(fd.get()).value(); }
 
 constexpr abi::IoCmd kCommand{.q_id = 1, .tag = 2, .result = 3, .addr = 4};
+IoCommand fetch(FileSlot file) {
+    return {.file = file, .opcode = abi::u_io_fetch_req, .registration = 0, .command = kCommand};
+}
 
 // Pushes the reactor's own first submission (it listens for post()), so that rounds can be counted.
 void settle(Reactor& reactor) {
@@ -88,8 +91,8 @@ TEST(UringReactor, AnIoCommandCompletesWithItsResult) {
     const FileSlot good = add(*reactor, null);
     const FileSlot bad = add(*reactor, file);
     Recorder taken, refused;
-    reactor->io_command(good, abi::u_io_fetch_req, kCommand, 0, taken);
-    reactor->io_command(bad, abi::u_io_fetch_req, kCommand, 0, refused);
+    reactor->io_command(fetch(good), taken);
+    reactor->io_command(fetch(bad), refused);
     EXPECT_EQ(taken.calls + refused.calls, 0) << "nothing happens before the round";
     while (taken.calls + refused.calls < 2) ASSERT_EQ(reactor->run_once(kLong), 0);
     EXPECT_EQ(taken.calls, 1);
@@ -101,7 +104,7 @@ TEST(UringReactor, AnIoCommandCompletesWithItsResult) {
 TEST(UringReactor, ACommandOnAnEmptySlotFails) {
     auto reactor = open_reactor();
     Recorder operation;
-    reactor->io_command(3, abi::u_io_fetch_req, kCommand, 0, operation);
+    reactor->io_command(fetch(3), operation);
     while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
     EXPECT_EQ(operation.result, -EBADF);
 }
@@ -127,7 +130,7 @@ TEST(UringReactor, MoreThanTheRingHolds) {
     const FileSlot slot = add(*reactor, null);
     std::vector<Recorder> operations(1000);
     for (Recorder& operation : operations) {
-        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
+        reactor->io_command(fetch(slot), operation);
     }
     int done = 0;
     while (done < 1000) {
@@ -149,10 +152,10 @@ TEST(UringReactor, CompletionsMaySubmitMoreThanTheRingHolds) {
     Recorder first;
     first.then = [&] {
         for (Recorder& operation : second) {
-            reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
+            reactor->io_command(fetch(slot), operation);
         }
     };
-    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, first);
+    reactor->io_command(fetch(slot), first);
     int done = 0;
     while (done < 500) {
         ASSERT_EQ(reactor->run_once(kLong), 0);
@@ -172,7 +175,7 @@ TEST(UringReactor, OneRoundTakesAllThatIsThere) {
     const std::uint64_t before = reactor->rounds();
     std::vector<Recorder> operations(64);
     for (Recorder& operation : operations) {
-        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
+        reactor->io_command(fetch(slot), operation);
     }
     ASSERT_EQ(reactor->run_once(std::nullopt), 0);
     EXPECT_EQ(reactor->rounds(), before + 1);
@@ -189,7 +192,7 @@ void count_system_calls(std::optional<milliseconds> timeout) {
     std::array<Recorder, 32> operations;
     for (Recorder& operation : operations) {
         operation.then = [&] {
-            reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
+            reactor->io_command(fetch(slot), operation);
         };
     }
     settle(*reactor);
@@ -418,7 +421,7 @@ TEST(UringReactor, ARoundThatBringsSomethingIsNoTimeOut) {
     const FileSlot slot = add(*reactor, null);
     settle(*reactor);
     Recorder operation;
-    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
+    reactor->io_command(fetch(slot), operation);
     EXPECT_EQ(reactor->run_once(kLong), 0);
     EXPECT_EQ(operation.calls, 1);
 }
@@ -441,13 +444,13 @@ TEST(UringReactor, FilesUntilFullAndAgain) {
     EXPECT_FALSE(reactor->register_file(null.get()));
     for (const FileSlot slot : {slots[0], again, slots[2]}) {
         Recorder operation;
-        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
+        reactor->io_command(fetch(slot), operation);
         while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
         EXPECT_EQ(operation.result, 0) << slot;
         reactor->unregister_file(slot);
     }
     Recorder operation;
-    reactor->io_command(slots[0], abi::u_io_fetch_req, kCommand, 0, operation);
+    reactor->io_command(fetch(slots[0]), operation);
     while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
     EXPECT_EQ(operation.result, -EBADF) << "the reactor holds no file that was given back";
 }
@@ -469,7 +472,7 @@ TEST(UringReactor, ARegisteredFileOutlivesItsDescriptor) {
     const FileSlot slot = add(*reactor, null);
     null.reset();
     Recorder operation;
-    reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
+    reactor->io_command(fetch(slot), operation);
     while (operation.calls == 0) ASSERT_EQ(reactor->run_once(kLong), 0);
     EXPECT_EQ(operation.result, 0);
 }
@@ -481,7 +484,7 @@ TEST(UringReactor, WithoutRegistrationADescriptorIsItsOwnSlot) {
     for (int i = 1; i <= 3; ++i) {
         const FileSlot slot = add(*reactor, null);
         EXPECT_EQ(slot, static_cast<FileSlot>(null.get()));
-        reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
+        reactor->io_command(fetch(slot), operation);
         while (operation.calls < i) ASSERT_EQ(reactor->run_once(kLong), 0);
         EXPECT_EQ(operation.result, 0);
     }
@@ -566,10 +569,10 @@ TEST(UringReactor, ASilentCommandTellsNobody) {
     auto reactor = open_reactor();
     const FileSlot slot = add(*reactor, null);
     settle(*reactor);
-    for (int i = 0; i < 10; ++i) reactor->silent_io_command(slot, abi::u_io_fetch_req, kCommand);
+    for (int i = 0; i < 10; ++i) reactor->silent_io_command(fetch(slot));
     EXPECT_EQ(reactor->run_once(milliseconds(10)), ETIME) << "not even the ring is woken";
     // One that fails completes, but for nobody.
-    reactor->silent_io_command(slot + 1, abi::u_io_fetch_req, kCommand);
+    reactor->silent_io_command(fetch(slot + 1));
     EXPECT_EQ(reactor->run_once(milliseconds(10)), 0);
 }
 
@@ -625,7 +628,7 @@ TEST(UringReactor, AHookIsToldOnceBeforeTheRoundAndWhatItSubmitsLeavesWithIt) {
     const FileSlot slot = add(*reactor, null);
     settle(*reactor);
     Recorder operation;
-    Hook hook([&] { reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation); });
+    Hook hook([&] { reactor->io_command(fetch(slot), operation); });
     reactor->before_round(hook);
     reactor->before_round(hook);
     EXPECT_EQ(hook.calls, 0);
@@ -665,7 +668,7 @@ TEST(UringReactor, AKernelThreadMayTakeTheSubmissions) {
     std::vector<Recorder> operations(300);
     for (int repeat = 1; repeat <= 3; ++repeat) {
         for (Recorder& operation : operations) {
-            reactor->io_command(slot, abi::u_io_fetch_req, kCommand, 0, operation);
+            reactor->io_command(fetch(slot), operation);
         }
         int done = 0;
         while (done < 300 * repeat) {

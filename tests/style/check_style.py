@@ -45,6 +45,7 @@ UNTESTED = {
     "src/core/device_stages.cc": "needs the driver: tests/vm",
     "src/core/control.cc": "needs the driver: tests/vm; its messages: control_hints_test.cc",
     "src/core/arena.cc": "task_test.cc and hot_path_test.cc",
+    "src/core/queue_requests.cc": "queue_test.cc and, for each data path, data_paths_test.cc",
 }
 
 # Paths there are of a guest or a container, whose / is the same on every machine.

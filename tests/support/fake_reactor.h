@@ -197,18 +197,19 @@ public:
         groups_.at(group).count = 0;
     }
 
-    void io_command(FileSlot file, std::uint32_t opcode, const kernel::abi::IoCmd& command,
-                    std::uint64_t registration, Operation& operation) noexcept override {
+    void io_command(const IoCommand& command, Operation& operation) noexcept override {
         add({.kind = Kind::io_command,
-             .opcode = opcode,
-             .file = file,
-             .io = command,
-             .registration = registration,
+             .opcode = command.opcode,
+             .file = command.file,
+             .io = command.command,
+             .registration = command.registration,
              .operation = &operation});
     }
-    void silent_io_command(FileSlot file, std::uint32_t opcode,
-                           const kernel::abi::IoCmd& command) noexcept override {
-        add({.kind = Kind::silent_io_command, .opcode = opcode, .file = file, .io = command});
+    void silent_io_command(const IoCommand& command) noexcept override {
+        add({.kind = Kind::silent_io_command,
+             .opcode = command.opcode,
+             .file = command.file,
+             .io = command.command});
     }
     void batch_command(FileSlot file, std::uint32_t opcode, const kernel::abi::BatchIo& command,
                        const std::byte* elements, Operation& operation) noexcept override {

@@ -189,18 +189,17 @@ public:
     void close_buffer_group(std::uint16_t group) noexcept override {
         real_->close_buffer_group(group);
     }
-    void io_command(FileSlot file, std::uint32_t opcode, const kernel::abi::IoCmd& command,
-                    std::uint64_t registration, Operation& operation) noexcept override {
+    void io_command(const IoCommand& command, Operation& operation) noexcept override {
         constexpr std::uint16_t nowhere = 60'000;
-        if (opcode == kernel::abi::u_io_register_io_buf) ++fallbacks_;
-        if (registration != 0 && command.tag % 2 == 1) {
-            registration = kernel::encode_auto_buf_reg(nowhere, true);
+        if (command.opcode == kernel::abi::u_io_register_io_buf) ++fallbacks_;
+        IoCommand changed = command;
+        if (command.registration != 0 && command.command.tag % 2 == 1) {
+            changed.registration = kernel::encode_auto_buf_reg(nowhere, true);
         }
-        real_->io_command(file, opcode, command, registration, operation);
+        real_->io_command(changed, operation);
     }
-    void silent_io_command(FileSlot file, std::uint32_t opcode,
-                           const kernel::abi::IoCmd& command) noexcept override {
-        real_->silent_io_command(file, opcode, command);
+    void silent_io_command(const IoCommand& command) noexcept override {
+        real_->silent_io_command(command);
     }
     void batch_command(FileSlot file, std::uint32_t opcode, const kernel::abi::BatchIo& command,
                        const std::byte* elements, Operation& operation) noexcept override {

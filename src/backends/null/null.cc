@@ -32,7 +32,7 @@ public:
 private:
     // Only the kernel can reach a registered buffer, so it has to bring the zeroes. It stops early
     // when there is something else for this thread to do.
-    Task<> fill_registered(Io& io, Buffer buffer) const {
+    [[gnu::noinline]] Task<> fill_registered(Io& io, Buffer buffer) const {
         for (std::uint32_t done = 0; done < buffer.length();) {
             const Buffer rest = buffer.part(done, buffer.length() - done);
             const IoResult read = co_await io.read(zeroes_, rest, 0);
