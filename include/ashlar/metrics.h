@@ -69,7 +69,7 @@ struct OpMetrics {
     // Nanoseconds from the round in which the kernel handed a request over to its answer; that is
     // the sum of the next two. What the request waited in the kernel before is not seen here.
     Histogram latency;
-    // Of the next three the largest value is known as well as its bucket tells.
+    // Of the next two the largest value is known as well as its bucket tells.
     Histogram waiting;  // for others of its round to be handed to the backend
     Histogram service;  // in the backend
     Histogram size;     // bytes; none for flush

@@ -42,11 +42,11 @@ struct TickClock::Reading {
         static const Reading reading = take();
         return reading;
     }
-    // The longer ago, the better: so it is taken when the process begins.
-    static const Reading& at_start;
 };
 
-const TickClock::Reading& TickClock::Reading::at_start = first();
+void TickClock::begin_calibration() noexcept {
+    if (is_trusted()) static_cast<void>(Reading::first());
+}
 
 TickClock TickClock::calibrated() noexcept {
     static const TickClock clock = is_trusted() ? counter() : monotonic();
@@ -61,11 +61,12 @@ TickClock TickClock::counter() noexcept {
         nanosleep(&rest, nullptr);
     }
     const Reading second = Reading::take();
+    // Backwards: the machine has slept.
+    if (!kHasCounter || second.ticks <= first.ticks) return monotonic();
     const std::uint64_t ticks = second.ticks - first.ticks;
-    if (!kHasCounter || ticks == 0) return monotonic();
     __extension__ using Wide = unsigned __int128;
-    return {true, static_cast<std::uint64_t>(
-                      (Wide{second.nanoseconds - first.nanoseconds} << 32) / ticks)};
+    return {true, static_cast<std::uint64_t>((Wide{second.nanoseconds - first.nanoseconds} << 32) /
+                                             ticks)};
 }
 
 }  // namespace ashlar

@@ -14,10 +14,12 @@ namespace ashlar {
 // Trivial, so that it can lie in zeroed memory until it is assigned.
 class TickClock {
 public:
-    // The counter, if the kernel trusts it, else the monotonic clock. Thread: any.
+    // To be called some milliseconds before calibrated(), which then need not wait.
+    static void begin_calibration() noexcept;
+    // The counter, if the kernel trusts it, else the monotonic clock; asked once. Thread: any.
     [[nodiscard]] static TickClock calibrated() noexcept;
     // The counter where there is one, trusted or not. Waits until its rate is known to one in ten
-    // thousand: for 2 ms at most, and only when the process has just begun.
+    // thousand: for 2 ms at most after begin_calibration() or the first call.
     [[nodiscard]] static TickClock counter() noexcept;
     [[nodiscard]] static TickClock monotonic() noexcept { return {false, kOne}; }
 

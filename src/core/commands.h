@@ -63,7 +63,8 @@ public:
     virtual void fetch_all() noexcept = 0;
     // result: as the kernel wants it. The tag is serving, and goes back to the kernel.
     virtual void commit(Tag& tag, std::int32_t result) noexcept = 0;
-    // DataPath::get_data: the data of a write shall go to tag.data; the tag then arrives again.
+    // DataPath::get_data: the data of a write shall go to tag.command's address; the tag then
+    // arrives again.
     virtual void get_data(Tag& tag) noexcept = 0;
     // A tag that is with the kernel waits there for a request: nothing of ours is on its way.
     [[nodiscard]] virtual bool is_settled(const Tag& tag) const noexcept = 0;

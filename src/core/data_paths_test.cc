@@ -227,10 +227,13 @@ TEST_F(GetDataTest, LegacyOpcodes) {
 // The driver takes no commit of a request whose data it has announced.
 TEST_F(GetDataTest, ARefusedWriteIsRefusedWhenItHasItsData) {
     config.capabilities.read_only = true;
-    auto& session = start();
+    auto& session = start_holding();
+    const auto buffer = command_of(0).io.addr;
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 3, 8)), 4096);
     kernel.put(0, 0, make_descriptor(abi::io_op_write, 0, 8));
     answer(0, abi::io_res_need_get_data);
     EXPECT_EQ(command_of(0).opcode, abi::u_io_need_get_data);
+    EXPECT_EQ(command_of(0).io.addr, buffer) << "its data may not reach the disk";
     answer(0, abi::io_res_ok);
     EXPECT_EQ(committed(0), -EROFS);
     EXPECT_TRUE(session.requests.empty());

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/assert.h"
+#include "base/tick_clock.h"
 #include "base/random.h"
 #include "core/device_options.h"
 #include "core/device_state.h"
@@ -48,6 +49,7 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOpti
     capabilities.read_only |= options.read_only;
     if (auto valid = check_device_options(options, geometry); !valid)
         return std::unexpected(valid.error());
+    TickClock::begin_calibration();
 
     auto control = Control::open({.timeout = options.timeout});
     if (!control) return std::unexpected(control.error());
@@ -156,6 +158,7 @@ Result<Device> Device::recover(std::shared_ptr<Backend> backend, DeviceId id,
     ASHLAR_ASSERT(backend != nullptr);
     if (auto valid = check_device_options(options, backend->geometry()); !valid)
         return std::unexpected(valid.error());
+    TickClock::begin_calibration();
     auto control = Control::open({.timeout = options.timeout});
     if (!control) return std::unexpected(control.error());
     auto state = std::make_shared<State>(std::move(*control), std::move(backend), options);

@@ -10,11 +10,12 @@ namespace ashlar {
 
 namespace {
 
-// The largest value is known as well as its bucket tells.
-Histogram with_sum(std::vector<std::uint64_t> buckets, std::uint64_t sum) {
-    std::size_t last = buckets.size();
-    while (last > 0 && buckets[last - 1] == 0) --last;
-    const std::uint64_t max = last == 0 ? 0 : Histogram::lower_bound(last - 1);
+// What is counted meanwhile may be in the buckets and not yet in the sum. most: no value is larger;
+// the largest is then known as well as its bucket tells.
+Histogram within(std::vector<std::uint64_t> buckets, std::uint64_t sum, std::uint64_t most) {
+    std::size_t end = buckets.size();
+    while (end > 0 && buckets[end - 1] == 0) --end;
+    const std::uint64_t max = std::min(Histogram::lower_bound(end) - 1, most);
     return Histogram::from(std::move(buckets), sum, max);
 }
 
@@ -32,23 +33,23 @@ std::vector<std::uint64_t> LiveHistogram::buckets() const {
 }
 
 void LiveTimes::OpTimes::add_to(OpMetrics& to, std::uint64_t bytes) const {
-    // What is counted meanwhile may be in one of these and not yet in another.
+    const std::uint64_t longest = latency_max.get();
     const std::uint64_t waited = waiting_sum.get();
-    const std::uint64_t took = std::max(latency_sum.get(), waited);
+    const std::uint64_t served = service_sum.get();
     const std::vector<std::uint64_t> at_once = unwaited.buckets();
     auto latencies = at_once;
     latency.add_to(latencies);
-    to.latency.add(Histogram::from(std::move(latencies), took, latency_max.get()));
+    to.latency.add(Histogram::from(std::move(latencies), waited + served, longest));
     auto services = at_once;
     service.add_to(services);
-    to.service.add(with_sum(std::move(services), took - waited));
+    to.service.add(within(std::move(services), served, longest));
     to.waiting.add(0, std::accumulate(at_once.begin(), at_once.end(), std::uint64_t{0}));
-    to.waiting.add(with_sum(waiting.buckets(), waited));
-    to.size.add(with_sum(size.buckets(), bytes));
+    to.waiting.add(within(waiting.buckets(), waited, longest));
+    to.size.add(Histogram::from(size.buckets(), bytes, size_max.get()));
 }
 
 void LiveTimes::add_to(QueueMetrics& sum, std::span<const std::uint64_t> bytes) const {
-    sum.batch.add(with_sum(batches_.buckets(), batch_sum_.get()));
+    sum.batch.add(Histogram::from(batches_.buckets(), batch_sum_.get(), batch_max_.get()));
     for (std::size_t op = 0; op < ops_.size(); ++op) {
         // Reading what was never written would take memory for it.
         if (sum.ops[op].count != 0) ops_[op].add_to(sum.ops[op], bytes[op]);

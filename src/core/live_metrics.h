@@ -1,7 +1,6 @@
 // LiveMetrics: one part of a queue, as it is being counted.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
@@ -36,7 +35,7 @@ private:
     std::uint64_t value_;
 };
 
-// How often values occurred; what is summed up or largest is kept beside it, where it matters.
+// How often values occurred; their sum and the largest are kept beside it.
 class LiveHistogram {
 public:
     void add(std::uint64_t value) noexcept { buckets_[Histogram::bucket_of(value)].add(1); }
@@ -63,6 +62,7 @@ public:
             if (batch_ != 0) {
                 batches_.add(batch_);
                 batch_sum_.add(batch_);
+                if (batch_ > batch_max_.get()) batch_max_.set(batch_);
             }
             batch_ = 0;
             round_ = round;
@@ -74,11 +74,11 @@ public:
     }
     void answered(const Request& request, const Begin& begun) noexcept {
         look();
-        const std::uint64_t waiting = clock_.nanoseconds(begun.started - begun.arrived);
-        const std::uint64_t service = clock_.nanoseconds(last_ - begun.started);
+        const std::uint64_t waiting = between(begun.arrived, begun.started);
+        const std::uint64_t service = between(begun.started, last_);
         const std::uint64_t latency = waiting + service;
         OpTimes& op = ops_[static_cast<unsigned>(request.op)];
-        op.latency_sum.add(latency);
+        op.service_sum.add(service);
         if (latency > op.latency_max.get()) [[unlikely]]
             op.latency_max.set(latency);
         if (waiting == 0) {
@@ -89,28 +89,33 @@ public:
             op.waiting.add(waiting);
             op.service.add(service);
         }
-        if (request.op != Op::flush) op.size.add(request.length);
+        if (request.op == Op::flush) return;
+        op.size.add(request.length);
+        if (request.length > op.size_max.get()) [[unlikely]]
+            op.size_max.set(request.length);
     }
     // Of the request that was answered last.
     [[nodiscard]] RequestTimes took(const Begin& begun) const noexcept {
-        return {.waiting = std::chrono::nanoseconds(
-                    clock_.nanoseconds(begun.started - begun.arrived)),
-                .service = std::chrono::nanoseconds(clock_.nanoseconds(last_ - begun.started))};
+        return {.waiting = std::chrono::nanoseconds(between(begun.arrived, begun.started)),
+                .service = std::chrono::nanoseconds(between(begun.started, last_))};
     }
     // bytes: of each op's requests; flush has none.
     void add_to(QueueMetrics& sum, std::span<const std::uint64_t> bytes) const;
 
 private:
     struct OpTimes {
-        LiveNumber latency_sum, latency_max, waiting_sum;
+        LiveNumber waiting_sum, service_sum, latency_max, size_max;
         LiveHistogram unwaited;  // latency of the first of each round: all of it is service
         LiveHistogram latency, waiting, service;  // of the others
         LiveHistogram size;
 
         void add_to(OpMetrics& to, std::uint64_t bytes) const;
     };
-    // Never earlier than it was, whichever CPU the thread is on now.
-    void look() noexcept { last_ = std::max(last_, clock_.now()); }
+    void look() noexcept { last_ = clock_.now(); }
+    // Nanoseconds. 0 when the clock went backwards: the machine slept meanwhile.
+    [[nodiscard]] std::uint64_t between(std::uint64_t begin, std::uint64_t end) const noexcept {
+        return clock_.nanoseconds(end > begin ? end - begin : 0);
+    }
 
     TickClock clock_;
     std::uint64_t round_;
@@ -118,7 +123,7 @@ private:
     std::uint64_t round_began_;
     std::uint64_t last_;
     LiveHistogram batches_;
-    LiveNumber batch_sum_;
+    LiveNumber batch_sum_, batch_max_;
     std::array<OpTimes, kOpCount> ops_;
 };
 

@@ -65,6 +65,12 @@ TEST(LiveMetrics, WaitsForTheOthersOfItsRound) {
     EXPECT_EQ(metrics[Op::read].latency.count(), 2U);
     EXPECT_EQ(metrics[Op::read].waiting.count(), 2U);
     EXPECT_GE(metrics[Op::read].waiting.max(), 2'000'000U);
+    EXPECT_GE(metrics[Op::read].waiting.sum(), 2'000'000U);
+    EXPECT_GE(metrics[Op::read].service.sum(), 2'000'000U);
+    EXPECT_EQ(metrics[Op::read].latency.sum(),
+              metrics[Op::read].waiting.sum() + metrics[Op::read].service.sum());
+    EXPECT_LE(metrics[Op::read].service.max(), metrics[Op::read].latency.max());
+    EXPECT_EQ(metrics[Op::read].size.max(), 512U);
     EXPECT_EQ(metrics[Op::read].size.sum(), 1024U);
     EXPECT_EQ(metrics.batch.count(), 2U) << "that of the last round is not known yet";
     EXPECT_EQ(metrics.batch.sum(), 3U);

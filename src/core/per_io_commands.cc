@@ -32,9 +32,7 @@ public:
         }
     }
 
-    void commit(Tag& tag, std::int32_t result) noexcept override {
-        submit(tag, commit_, result);
-    }
+    void commit(Tag& tag, std::int32_t result) noexcept override { submit(tag, commit_, result); }
 
     void get_data(Tag& tag) noexcept override { submit(tag, get_data_, 0); }
 

@@ -148,7 +148,7 @@ private:
     [[gnu::noinline]] void name_address(Tag& tag, IoResult result) noexcept;
     [[gnu::noinline]] void commit_while_leaving(Tag& tag, IoResult result) noexcept;
     [[gnu::noinline]] void refuse(Tag& tag, int error) noexcept;
-    [[gnu::noinline]] void give_metadata(Tag& tag) noexcept;
+    [[gnu::noinline]] void give_metadata(Tag& tag, bool has_any) noexcept;
     [[gnu::noinline]] [[nodiscard]] bool give_shared(
         Tag& tag, const kernel::abi::IoDesc& descriptor) noexcept;
     [[nodiscard]] std::byte* shared_place(const kernel::abi::IoDesc& descriptor,
@@ -178,8 +178,7 @@ private:
     bool left_ = false;
     std::optional<std::uint64_t> left_round_;  // since when nothing is to be waited for
     Leaving leaving_ = Leaving::no;
-    const bool address_varies_ =
-        config_.data_path == DataPath::get_data || config_.zone_size != 0;
+    const bool address_varies_ = config_.data_path == DataPath::get_data || config_.zone_size != 0;
     std::uint32_t tags_home_ = 0;
     Mapping descriptors_;  // written by the kernel
     Mapping buffers_;

@@ -35,8 +35,8 @@ void Queue::completed(Tag& tag, std::int32_t result) noexcept {
     tag.flush_after = false;
     if (tag.request.fua) [[unlikely]]
         settle_fua(tag);
-    const bool can_start = is_transfer(tag.request) ? give_buffer(tag, wanted)
-                                                    : give_other_buffer(tag, wanted);
+    const bool can_start =
+        is_transfer(tag.request) ? give_buffer(tag, wanted) : give_other_buffer(tag, wanted);
     if (can_start) [[likely]]
         start(tag, tag.request);
 }
@@ -82,10 +82,10 @@ void Queue::settle_fua(Tag& tag) noexcept {
 // Answers whether the session can start; else the request goes its way without.
 bool Queue::give_buffer(Tag& tag, const abi::IoDesc& descriptor) noexcept {
     const std::uint32_t flags = kernel::kernel_flags(descriptor);
-    if ((flags & (abi::io_f_integrity | abi::io_f_shmem_zc)) != 0) [[unlikely]] {
-        if ((flags & abi::io_f_integrity) != 0) give_metadata(tag);
-        if ((flags & abi::io_f_shmem_zc) != 0) return give_shared(tag, descriptor);
-    }
+    if (config_.metadata.size != 0) [[unlikely]]
+        give_metadata(tag, (flags & abi::io_f_integrity) != 0);
+    if ((flags & abi::io_f_shmem_zc) != 0) [[unlikely]]
+        return give_shared(tag, descriptor);
     if (is_user_copied(tag.request)) return give_memory(tag);
     switch (config_.data_path) {
         case DataPath::zero_copy:
@@ -105,8 +105,9 @@ void Queue::give_registered(Tag& tag) noexcept {
                                             static_cast<std::uint32_t>(tag.request.length));
 }
 
-void Queue::give_metadata(Tag& tag) noexcept {
-    const std::uint64_t length = config_.metadata.bytes_for(tag.request.length);
+// has_any: of this request, whatever the tag's last one had.
+void Queue::give_metadata(Tag& tag, bool has_any) noexcept {
+    const std::uint64_t length = has_any ? config_.metadata.bytes_for(tag.request.length) : 0;
     tag.request.metadata = Buffer::memory(tag.metadata(), static_cast<std::uint32_t>(length));
 }
 

@@ -171,6 +171,8 @@ TEST_F(MetadataQueueTest, ItGoesWithARead) {
 
 TEST_F(MetadataQueueTest, ARequestMayHaveNone) {
     auto& session = start();
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_read | abi::io_f_integrity, 0, 2)), 1024)
+        << "the tag's last request had some";
     session.answer = [](const Request& request) {
         EXPECT_EQ(request.metadata.length(), 0U);
         return IoResult{};
@@ -209,6 +211,21 @@ TEST_P(SharedMemoryQueueTest, DataStaysWhereItIs) {
     EXPECT_EQ(serve(shared(abi::io_op_write, 16, 1, 4096)), 8192);
     EXPECT_EQ(serve(shared(abi::io_op_read, 16, 1, 4096)), 8192);
     EXPECT_EQ(session.requests.size(), 2U);
+}
+
+TEST_P(SharedMemoryQueueTest, TheTagsNextReadGoesToItsOwnPlace) {
+    auto& session = start();
+    session.answer = [](const Request& request) {
+        if (request.buffer.is_memory()) std::ranges::fill(request.bytes(), std::byte{7});
+        return IoResult{};
+    };
+    EXPECT_EQ(serve(shared(abi::io_op_read, 8, 0, 0)), 4096);
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 0, 8)), 4096);
+    if (config.data_path != DataPath::user_copy) return;
+    auto copied = filled(4096, 0);
+    const auto from = static_cast<off_t>(kernel::user_copy_offset(0, 0, 0));
+    ASSERT_EQ(pread(kernel.device()->fd.get(), copied.data(), 4096, from), 4096);
+    EXPECT_EQ(copied, filled(4096, 7));
 }
 
 TEST_P(SharedMemoryQueueTest, NothingOutsideIsTouched) {
