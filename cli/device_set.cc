@@ -19,6 +19,7 @@
 #include <utility>
 
 #include <ashlar/control.h>
+#include <ashlar/nbd.h>
 
 #include "base/random.h"
 #include "base/units.h"
@@ -128,6 +129,8 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::start(const ServeFile& file, Log l
             .hint = fmt::format("to have it read again, type 'kill -HUP {}'", left.state.pid)});
     }
     if (auto made = make_state_directory(); !made) return std::unexpected(made.error());
+    // A network disk may come with a reload, when it is too late to load anything.
+    static_cast<void>(load_nbd());
     set->protections_.before_backend();
     if (auto raised = raise_descriptor_limit(file.devices.size()); !raised) {
         return std::unexpected(raised.error());

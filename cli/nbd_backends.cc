@@ -58,7 +58,12 @@ constexpr std::array<std::string_view, 3> kNbdExamples = {
     "nbd -- nbdkit curl https://storage.example/disk.img",
 };
 
+// Before the server locks its memory and lets go of file systems. What is wrong with it is told
+// when the disk is opened.
+void load_early() { static_cast<void>(load_nbd()); }
+
 OpenBackend prepare_nbd(SpecReader& reader, std::vector<OpenBackend>&&) {
+    load_early();
     constexpr std::uint64_t day = 86'400;
     NbdOptions options{.uri = reader.uri(), .read_only = reader.has("read-only")};
     options.reconnect = std::chrono::seconds(reader.number("reconnect", 0, day, 0));
@@ -121,6 +126,7 @@ std::vector<std::string> program_of_image(const Spec& spec) {
 }
 
 OpenBackend prepare_image(SpecReader& reader, std::vector<OpenBackend>&&) {
+    load_early();
     if (const std::string* const format = reader.text("format");
         format != nullptr && std::ranges::find(kFormats, *format) == kFormats.end()) {
         reader.refuse(fmt::format("{} is '{}'; allowed are {}", reader.labelled("format"), *format,

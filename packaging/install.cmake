@@ -19,7 +19,7 @@ endfunction()
 ashlar_shared_library(ashlar_shared ashlar_library
                       PUBLIC Threads::Threads PRIVATE PkgConfig::liburing)
 ashlar_shared_library(ashlar_nbd_shared ashlar_nbd_library
-                      PUBLIC ashlar_shared PRIVATE PkgConfig::libnbd)
+                      PUBLIC ashlar_shared PRIVATE ${CMAKE_DL_LIBS})
 
 install(TARGETS ashlar_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS ashlar_shared ashlar_nbd_shared ashlar_library ashlar_nbd_library
@@ -107,8 +107,10 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION admin)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${CMAKE_BINARY_DIR})
+# Loaded, not linked: shlibdeps does not see it.
+set(CPACK_DEBIAN_PACKAGE_DEPENDS "libnbd0 (>= 1.14)")
 set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "qemu-utils, nbdkit")
-set(CPACK_DEBIAN_PACKAGE_SUGGESTS "liburing-dev, libnbd-dev")
+set(CPACK_DEBIAN_PACKAGE_SUGGESTS "liburing-dev")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${CMAKE_CURRENT_LIST_DIR}/debian/triggers
     ${CMAKE_CURRENT_LIST_DIR}/debian/postinst ${CMAKE_CURRENT_LIST_DIR}/debian/prerm
     ${CMAKE_CURRENT_LIST_DIR}/debian/postrm)

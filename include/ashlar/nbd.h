@@ -50,6 +50,10 @@ struct NbdOptions {
     std::function<void(const NbdEvent&)> on_event{};
 };
 
+// Loads libnbd, which the functions below do when they are called: for a process that locks its
+// memory, or loses its file systems, before. Errors: ENOENT (it is not installed).
+[[nodiscard]] Result<void> load_nbd();
+
 // Connects, to learn what the export is. Each session makes a connection of its own where the
 // server allows several (CAN_MULTI_CONN); else the disk has one queue on one thread.
 //

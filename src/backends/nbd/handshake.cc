@@ -56,9 +56,9 @@ Error error_of(const std::string& uri, int code, std::string detail) {
 
 // What the call that failed just now says, on this thread.
 Error last_error(const std::string& uri) {
-    const char* const said = nbd_get_error();
+    const char* const said = libnbd().get_error();
     std::string text = said != nullptr ? said : "";
-    const int code = code_of(nbd_get_errno(), text);
+    const int code = code_of(libnbd().get_errno(), text);
     // "nbd_aio_notify_write: connect: Connection refused": whose function it was is of no use to
     // anybody.
     if (text.starts_with("nbd_")) text.erase(0, std::min(text.find(": ") + 2, text.size()));
@@ -73,23 +73,23 @@ Error out_of_time(const std::string& uri, int code) {
 // had hung up before libnbd looked at its new connection would be a mistake in the call.
 bool take_step(nbd_handle* handle) {
     const auto wants = [&](unsigned direction) {
-        return (nbd_aio_get_direction(handle) & direction) != 0;
+        return (libnbd().aio_get_direction(handle) & direction) != 0;
     };
-    pollfd ready{.fd = nbd_aio_get_fd(handle), .events = 0, .revents = 0};
+    pollfd ready{.fd = libnbd().aio_get_fd(handle), .events = 0, .revents = 0};
     if (wants(LIBNBD_AIO_DIRECTION_READ)) ready.events |= POLLIN;
     if (wants(LIBNBD_AIO_DIRECTION_WRITE)) ready.events |= POLLOUT;
     if (poll(&ready, 1, kLookMs) <= 0) return true;
     const bool has_ended = (ready.revents & ~(POLLIN | POLLOUT)) != 0;
     if ((has_ended || (ready.revents & POLLIN) != 0) && wants(LIBNBD_AIO_DIRECTION_READ)) {
-        return nbd_aio_notify_read(handle) == 0;
+        return libnbd().aio_notify_read(handle) == 0;
     }
-    return nbd_aio_notify_write(handle) == 0;
+    return libnbd().aio_notify_write(handle) == 0;
 }
 
 Result<void> await_handshake(nbd_handle* handle, const std::string& uri, Bound& bound) {
     int code = bound.error();
-    while (code == 0 && nbd_aio_is_connecting(handle) == 1) {
-        bound.watch(nbd_aio_get_fd(handle));
+    while (code == 0 && libnbd().aio_is_connecting(handle) == 1) {
+        bound.watch(libnbd().aio_get_fd(handle));
         const bool went_on = take_step(handle);
         code = bound.error();
         if (!went_on && code == 0) return std::unexpected(last_error(uri));
@@ -98,7 +98,7 @@ Result<void> await_handshake(nbd_handle* handle, const std::string& uri, Bound& 
     // From here on it hangs up no more; whether it has is certain only now.
     code = bound.error();
     if (code != 0) return std::unexpected(out_of_time(uri, code));
-    if (nbd_aio_is_ready(handle) != 1 && nbd_aio_is_negotiating(handle) != 1) {
+    if (libnbd().aio_is_ready(handle) != 1 && libnbd().aio_is_negotiating(handle) != 1) {
         return std::unexpected(error_of(uri, EPROTO, "the server ended the connection"));
     }
     return {};
@@ -106,12 +106,12 @@ Result<void> await_handshake(nbd_handle* handle, const std::string& uri, Bound& 
 
 // What was not said is zero, whatever the reason.
 std::uint32_t block_size(nbd_handle* handle, int which) {
-    const std::int64_t size = nbd_get_block_size(handle, which);
+    const std::int64_t size = libnbd().get_block_size(handle, which);
     return size < 0 || size > UINT32_MAX ? 0 : static_cast<std::uint32_t>(size);
 }
 
 Result<Export> ask(nbd_handle* handle, const std::string& uri) {
-    const std::int64_t size = nbd_get_size(handle);
+    const std::int64_t size = libnbd().get_size(handle);
     // Of a size that no disk has libnbd says nothing more.
     if (size < 0)
         return std::unexpected(error_of(uri, EPROTO, "the server says no size of a disk"));
@@ -119,14 +119,14 @@ Result<Export> ask(nbd_handle* handle, const std::string& uri) {
                   .block_min = std::max(block_size(handle, LIBNBD_SIZE_MINIMUM), 1U),
                   .block_preferred = block_size(handle, LIBNBD_SIZE_PREFERRED),
                   .block_max = block_size(handle, LIBNBD_SIZE_MAXIMUM),
-                  .read_only = nbd_is_read_only(handle) == 1,
-                  .flush = nbd_can_flush(handle) == 1,
-                  .fua = nbd_can_fua(handle) == 1,
-                  .trim = nbd_can_trim(handle) == 1,
-                  .write_zeroes = nbd_can_zero(handle) == 1,
-                  .several_connections = nbd_can_multi_conn(handle) == 1,
-                  .rotational = nbd_is_rotational(handle) == 1,
-                  .tls = nbd_get_tls_negotiated(handle) == 1};
+                  .read_only = libnbd().is_read_only(handle) == 1,
+                  .flush = libnbd().can_flush(handle) == 1,
+                  .fua = libnbd().can_fua(handle) == 1,
+                  .trim = libnbd().can_trim(handle) == 1,
+                  .write_zeroes = libnbd().can_zero(handle) == 1,
+                  .several_connections = libnbd().can_multi_conn(handle) == 1,
+                  .rotational = libnbd().is_rotational(handle) == 1,
+                  .tls = libnbd().get_tls_negotiated(handle) == 1};
 }
 
 // A host that is gone is noticed although nothing is being asked.
@@ -150,7 +150,7 @@ void keep_alive(int socket, milliseconds timeout) {
 
 // libnbd has sent and received nothing beyond the handshake: it begins no reply before a request.
 Result<Fd> take_socket(nbd_handle* handle, const std::string& uri) {
-    Fd socket(fcntl(nbd_aio_get_fd(handle), F_DUPFD_CLOEXEC, 3));
+    Fd socket(fcntl(libnbd().aio_get_fd(handle), F_DUPFD_CLOEXEC, 3));
     const int flags = socket.valid() ? fcntl(socket.get(), F_GETFL) : -1;
     // The ring waits by itself; of a descriptor that does not block it would only ask.
     if (flags < 0 || fcntl(socket.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) {
@@ -161,10 +161,10 @@ Result<Fd> take_socket(nbd_handle* handle, const std::string& uri) {
 
 Result<Handle> make_handle(const std::string& uri) {
     if (auto trust = check_trust(uri); !trust) return std::unexpected(trust.error());
-    Handle handle(nbd_create());
+    Handle handle(libnbd().create());
     if (handle == nullptr) return std::unexpected(last_error(uri));
     // Key files are named by who runs the command, not by a server.
-    if (nbd_set_uri_allow_local_file(handle.get(), true) != 0) {
+    if (libnbd().set_uri_allow_local_file(handle.get(), true) != 0) {
         return std::unexpected(last_error(uri));
     }
     return handle;
@@ -200,16 +200,16 @@ Result<Connection> connect(const std::string& uri, milliseconds timeout,
     auto bound = Bound::begin(timeout, given_up);
     if (!bound) return std::unexpected(bound.error());
     // Between processes of one machine, chunks cost more than the zeroes they leave out.
-    if (uri.starts_with("nbd+unix:")) nbd_set_request_structured_replies(handle, false);
-    if (nbd_aio_connect_uri(handle, uri.c_str()) != 0) return std::unexpected(last_error(uri));
+    if (uri.starts_with("nbd+unix:")) libnbd().set_request_structured_replies(handle, false);
+    if (libnbd().aio_connect_uri(handle, uri.c_str()) != 0) return std::unexpected(last_error(uri));
     if (auto done = await_handshake(handle, uri, **bound); !done) {
         return std::unexpected(done.error());
     }
     auto about = ask(handle, uri);
     if (!about) return std::unexpected(about.error());
     Connection connection{.about = *about,
-                          .structured = nbd_get_structured_replies_negotiated(handle) == 1};
-    keep_alive(nbd_aio_get_fd(handle), timeout);
+                          .structured = libnbd().get_structured_replies_negotiated(handle) == 1};
+    keep_alive(libnbd().aio_get_fd(handle), timeout);
     if (about->tls) {
         connection.tls = std::move(*made);
         return connection;
@@ -226,6 +226,7 @@ namespace ashlar {
 
 Result<std::vector<NbdExport>> list_nbd_exports(const std::string& uri,
                                                 std::chrono::milliseconds timeout) {
+    if (auto loaded = load_nbd(); !loaded) return std::unexpected(loaded.error());
     using namespace nbd;
     auto made = make_handle(uri);
     if (!made) return std::unexpected(made.error());
@@ -234,7 +235,8 @@ Result<std::vector<NbdExport>> list_nbd_exports(const std::string& uri,
     auto bound = Bound::begin(timeout, never);
     if (!bound) return std::unexpected(bound.error());
     const auto settled = [&] { return await_handshake(handle, uri, **bound); };
-    if (nbd_set_opt_mode(handle, true) != 0 || nbd_aio_connect_uri(handle, uri.c_str()) != 0) {
+    if (libnbd().set_opt_mode(handle, true) != 0 ||
+        libnbd().aio_connect_uri(handle, uri.c_str()) != 0) {
         return std::unexpected(last_error(uri));
     }
     if (auto done = settled(); !done) return std::unexpected(done.error());
@@ -243,9 +245,10 @@ Result<std::vector<NbdExport>> list_nbd_exports(const std::string& uri,
     const nbd_completion_callback completion{
         .callback = note_error, .user_data = &error, .free = nullptr};
     // libnbd may go on with the protocol in any call.
-    (*bound)->watch(nbd_aio_get_fd(handle));
-    if (nbd_aio_opt_list(handle, {.callback = note_export, .user_data = &listing, .free = nullptr},
-                         completion) < 0) {
+    (*bound)->watch(libnbd().aio_get_fd(handle));
+    if (libnbd().aio_opt_list(handle,
+                              {.callback = note_export, .user_data = &listing, .free = nullptr},
+                              completion) < 0) {
         return std::unexpected(last_error(uri));
     }
     if (auto done = settled(); !done) return std::unexpected(done.error());
@@ -256,17 +259,17 @@ Result<std::vector<NbdExport>> list_nbd_exports(const std::string& uri,
     for (NbdExport& one : listing.exports) {
         // A server may keep what it tells of an export to itself.
         error = 0;
-        (*bound)->watch(nbd_aio_get_fd(handle));
-        if (nbd_set_export_name(handle, one.name.c_str()) != 0 ||
-            nbd_aio_opt_info(handle, completion) != 0) {
+        (*bound)->watch(libnbd().aio_get_fd(handle));
+        if (libnbd().set_export_name(handle, one.name.c_str()) != 0 ||
+            libnbd().aio_opt_info(handle, completion) != 0) {
             continue;
         }
         if (auto done = settled(); !done) return std::unexpected(done.error());
         if (error != 0) continue;
-        one.size = static_cast<std::uint64_t>(std::max<std::int64_t>(nbd_get_size(handle), 0));
-        one.read_only = nbd_is_read_only(handle) == 1;
+        one.size = static_cast<std::uint64_t>(std::max<std::int64_t>(libnbd().get_size(handle), 0));
+        one.read_only = libnbd().is_read_only(handle) == 1;
     }
-    nbd_aio_opt_abort(handle);
+    libnbd().aio_opt_abort(handle);
     return std::move(listing.exports);
 }
 

@@ -255,6 +255,7 @@ Result<std::unique_ptr<Session>> NbdBackend::open_session(Io& io) {
 }  // namespace
 
 Result<std::shared_ptr<Backend>> open_nbd(const NbdOptions& options) {
+    if (auto loaded = load_nbd(); !loaded) return std::unexpected(loaded.error());
     const std::atomic<bool> never = false;
     auto connection = nbd::connect(options.uri, options.timeout, never);
     if (!connection) return std::unexpected(connection.error());

@@ -22,10 +22,10 @@ static_assert(command_flag::no_hole == LIBNBD_CMD_FLAG_NO_HOLE);
 
 // Why the connection is at its end. libnbd has an errno for some reasons only.
 int reason() {
-    const int code = nbd_get_errno();
+    const int code = libnbd().get_errno();
     if (code == EPIPE) return ECONNRESET;
     if (code != 0) return code;
-    const char* const error = nbd_get_error();
+    const char* const error = libnbd().get_error();
     const std::string_view text = error != nullptr ? error : "";
     constexpr std::array<std::string_view, 4> broken{"disconnected", "terminated", "pull function",
                                                      "push function"};
@@ -66,8 +66,8 @@ public:
 
     void say_goodbye() noexcept override {
         // Not in the middle of a request, which would go on with data that may be gone.
-        if (handle_ == nullptr || nbd_aio_is_ready(handle_.get()) != 1) return;
-        nbd_aio_disconnect(handle_.get(), 0);
+        if (handle_ == nullptr || libnbd().aio_is_ready(handle_.get()) != 1) return;
+        libnbd().aio_disconnect(handle_.get(), 0);
     }
 
 private:
@@ -109,8 +109,8 @@ private:
     // After every call of libnbd. Answers what it has completed. False: the connection has ended.
     [[nodiscard]] bool carry_on() {
         nbd_handle* const handle = handle_.get();
-        if (death_ == 0 && nbd_aio_is_closed(handle) == 1) death_ = ECONNRESET;
-        if (death_ == 0 && nbd_aio_is_dead(handle) == 1) death_ = reason();
+        if (death_ == 0 && libnbd().aio_is_closed(handle) == 1) death_ = ECONNRESET;
+        if (death_ == 0 && libnbd().aio_is_dead(handle) == 1) death_ = reason();
         while (first_done_ != nullptr) {
             Slot& slot = *first_done_;
             first_done_ = slot.next;
@@ -135,7 +135,7 @@ private:
         caller_.answered(*call, IoResult::from_errno(error));
     }
     [[nodiscard]] bool wants(unsigned direction) const noexcept {
-        return (nbd_aio_get_direction(handle_.get()) & direction) != 0;
+        return (libnbd().aio_get_direction(handle_.get()) & direction) != 0;
     }
 
     // ---- Requests ------------------------------------------------------------------------------
@@ -145,7 +145,8 @@ private:
             if (first_unsent_ != nullptr) {
                 co_await io.round_end();
                 if (ended_) break;
-                while (first_unsent_ != nullptr && nbd_aio_is_dead(handle_.get()) != 1) issue();
+                while (first_unsent_ != nullptr && libnbd().aio_is_dead(handle_.get()) != 1)
+                    issue();
                 if (!carry_on()) break;
             } else if (wants(LIBNBD_AIO_DIRECTION_WRITE)) {
                 const IoResult ready = co_await io.poll(socket_.get(), POLLOUT);
@@ -155,7 +156,7 @@ private:
                 }
                 if (ended_) break;
                 // Meanwhile an answer may have begun, which comes first.
-                if (wants(LIBNBD_AIO_DIRECTION_WRITE)) nbd_aio_notify_write(handle_.get());
+                if (wants(LIBNBD_AIO_DIRECTION_WRITE)) libnbd().aio_notify_write(handle_.get());
                 if (!carry_on()) break;
             } else {
                 co_await work_;
@@ -172,7 +173,7 @@ private:
         Slot& slot = take_slot();
         slot.call = &call;
         if (hand_over(call, slot) < 0) {
-            const int code = nbd_get_errno();
+            const int code = libnbd().get_errno();
             complete(slot, code != 0 ? code : EIO);
         }
     }
@@ -190,16 +191,16 @@ private:
         const nbd_chunk_callback chunk{.callback = on_chunk, .user_data = &slot, .free = nullptr};
         switch (call.command) {
             case Command::read:
-                return nbd_aio_pread_structured(handle, call.buffer.data(), call.length,
-                                                call.offset, chunk, done, call.flags);
+                return libnbd().aio_pread_structured(handle, call.buffer.data(), call.length,
+                                                     call.offset, chunk, done, call.flags);
             case Command::write:
-                return nbd_aio_pwrite(handle, call.buffer.data(), call.length, call.offset, done,
-                                      call.flags);
-            case Command::flush: return nbd_aio_flush(handle, done, call.flags);
+                return libnbd().aio_pwrite(handle, call.buffer.data(), call.length, call.offset,
+                                           done, call.flags);
+            case Command::flush: return libnbd().aio_flush(handle, done, call.flags);
             case Command::trim:
-                return nbd_aio_trim(handle, call.length, call.offset, done, call.flags);
+                return libnbd().aio_trim(handle, call.length, call.offset, done, call.flags);
             case Command::write_zeroes:
-                return nbd_aio_zero(handle, call.length, call.offset, done, call.flags);
+                return libnbd().aio_zero(handle, call.length, call.offset, done, call.flags);
             case Command::disconnect: break;
         }
         return -1;
@@ -213,9 +214,9 @@ private:
             if (!ready.ok() && ready.error() != EINTR) co_return ready;
             if (death_ == 0) {
                 if (wants(LIBNBD_AIO_DIRECTION_READ)) {
-                    nbd_aio_notify_read(handle_.get());
+                    libnbd().aio_notify_read(handle_.get());
                 } else {
-                    nbd_aio_notify_write(handle_.get());
+                    libnbd().aio_notify_write(handle_.get());
                 }
             }
             if (!carry_on()) co_return IoResult::from_errno(death_);
@@ -242,8 +243,8 @@ private:
 
 Result<std::unique_ptr<Wire>> open_tls_wire(Handle handle, Caller& caller) {
     // The server decides what it takes; libnbd is not asked.
-    nbd_set_strict_mode(handle.get(), 0);
-    Fd socket(fcntl(nbd_aio_get_fd(handle.get()), F_DUPFD_CLOEXEC, 3));
+    libnbd().set_strict_mode(handle.get(), 0);
+    Fd socket(fcntl(libnbd().aio_get_fd(handle.get()), F_DUPFD_CLOEXEC, 3));
     if (!socket.valid()) {
         return std::unexpected(Error{.operation = "take over the connection", .code = errno});
     }
