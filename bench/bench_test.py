@@ -8,6 +8,7 @@ import unittest
 
 import budget
 import compare
+import profiler
 import report
 import run
 import table
@@ -134,6 +135,37 @@ class Reports(unittest.TestCase):
         text = table.table(record(row(), row(target="loop", ns=None)))
         self.assertIn("instructions", text)
         self.assertEqual(sum(line.startswith("  loop ") for line in text.splitlines()), 1)
+
+
+class Profiles(unittest.TestCase):
+    OUTPUT = """
+
+@at[
+    bio_endio+12
+,
+    0x7f00
+]: 30
+@at[,
+    ashlar::Queue::arrived(ashlar::Tag&)+88
+]: 10
+@at[
+    bio_endio+40
+, ]: 60
+"""
+
+    def test_samples_of_a_function_add_up(self):
+        counts = profiler.counted(self.OUTPUT)
+        self.assertEqual(counts, {"bio_endio": 90, "ashlar::Queue::arrived(ashlar::Tag&)": 10})
+        text = profiler.text(counts, 1000)
+        self.assertIn("    900   90.0%  bio_endio", text)
+        self.assertIn("      0    0.0%  (all others)", text)
+
+    def test_nothing_seen_is_nothing_counted(self):
+        self.assertEqual(profiler.counted("ERROR: no such probe"), {})
+
+    def test_mistakes_are_told(self):
+        self.assertIn("unknown target", bench("profile", "nul", "4k randread QD1")[2])
+        self.assertIn("unknown workload", bench("profile", "null", "4k")[2])
 
 
 class Budget(unittest.TestCase):

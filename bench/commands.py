@@ -1,4 +1,4 @@
-"""Block devices side by side: python3 bench run|compare|budget, see --help of each."""
+"""Block devices side by side: python3 bench run|compare|profile|budget, see --help of each."""
 import argparse
 import json
 import math
@@ -9,6 +9,7 @@ import sys
 
 import budget
 import compare
+import profiler
 import report
 from measure import fill, measure
 from run import run_all
@@ -106,6 +107,19 @@ def budget_command(arguments):
     return 1 if lines else 0
 
 
+def profile_command(arguments):
+    known = {target.name: target for target in TARGETS}
+    target = chosen(arguments.target, known, "target")[0]
+    workload = chosen(arguments.workload, ALL, "workload")[0]
+    with target.open(arguments.size) as device:
+        if device.pid is None:
+            raise Mistake(f"{target.name} has no server: the kernel's own are not looked into")
+        counts, cost = profiler.profile(device, workload, arguments.seconds, arguments.size,
+                                       target.fills)
+    print(profiler.text(counts, cost))
+    return 0
+
+
 def parse(words):
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -124,6 +138,12 @@ def parse(words):
     two.set_defaults(run=compare_command)
     two.add_argument("before")
     two.add_argument("after")
+    four = commands.add_parser("profile", help="where the server's time goes, by bpftrace")
+    four.set_defaults(run=profile_command)
+    four.add_argument("target")
+    four.add_argument("workload")
+    four.add_argument("--seconds", type=float, default=2)
+    four.add_argument("--size", type=int, default=64, help="MiB of the device")
     three = commands.add_parser("budget", help="fail when an I/O costs more than it may")
     three.set_defaults(run=budget_command)
     three.add_argument("--file", default="bench/budget.json")
