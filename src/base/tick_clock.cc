@@ -11,9 +11,12 @@ constexpr std::uint64_t kBaseline = 2'000'000;  // nanoseconds
 
 // Then all CPUs' counters run alike, and none stops: the kernel has checked, and watches.
 bool is_trusted() {
-    std::ifstream file("/sys/devices/system/clocksource/clocksource0/current_clocksource");
-    std::string name;
-    return file >> name && name == "tsc";
+    static const bool trusted = [] {
+        std::ifstream file("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+        std::string name;
+        return file >> name && name == "tsc";
+    }();
+    return trusted;
 }
 
 }  // namespace
@@ -64,7 +67,6 @@ TickClock TickClock::counter() noexcept {
     // Backwards: the machine has slept.
     if (!kHasCounter || second.ticks <= first.ticks) return monotonic();
     const std::uint64_t ticks = second.ticks - first.ticks;
-    __extension__ using Wide = unsigned __int128;
     return {true, static_cast<std::uint64_t>((Wide{second.nanoseconds - first.nanoseconds} << 32) /
                                              ticks)};
 }

@@ -31,7 +31,6 @@ public:
         return monotonic_now();
     }
     [[nodiscard]] std::uint64_t nanoseconds(std::uint64_t ticks) const noexcept {
-        __extension__ using Wide = unsigned __int128;
         return static_cast<std::uint64_t>((Wide{ticks} * nanoseconds_) >> 32);
     }
     [[nodiscard]] bool has_counter() const noexcept { return has_counter_; }
@@ -39,6 +38,7 @@ public:
     TickClock() noexcept = default;
 
 private:
+    __extension__ using Wide = unsigned __int128;
 #if defined(__x86_64__)
     static constexpr bool kHasCounter = true;
 #else

@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "base/assert.h"
-#include "base/tick_clock.h"
 #include "base/random.h"
 #include "core/device_options.h"
 #include "core/device_state.h"
@@ -49,7 +48,6 @@ Result<Device> Device::create(std::shared_ptr<Backend> backend, const DeviceOpti
     capabilities.read_only |= options.read_only;
     if (auto valid = check_device_options(options, geometry); !valid)
         return std::unexpected(valid.error());
-    TickClock::begin_calibration();
 
     auto control = Control::open({.timeout = options.timeout});
     if (!control) return std::unexpected(control.error());
@@ -158,7 +156,6 @@ Result<Device> Device::recover(std::shared_ptr<Backend> backend, DeviceId id,
     ASHLAR_ASSERT(backend != nullptr);
     if (auto valid = check_device_options(options, backend->geometry()); !valid)
         return std::unexpected(valid.error());
-    TickClock::begin_calibration();
     auto control = Control::open({.timeout = options.timeout});
     if (!control) return std::unexpected(control.error());
     auto state = std::make_shared<State>(std::move(*control), std::move(backend), options);
@@ -326,7 +323,7 @@ Metrics Device::metrics() const {
     Metrics taken{.began = {},
                   .from = {},
                   .taken = std::chrono::steady_clock::now(),
-                  .timed = state_->options.measure || state_->options.observer != nullptr,
+                  .timed = state_->takes_time(),
                   .queues = std::vector<QueueMetrics>(state_->info.queues),
                   .backend = state_->backend->counters()};
     if (const auto used = state_->current_queues()) {

@@ -20,8 +20,7 @@ constexpr milliseconds kLookAgain{1};
 
 DeviceQueues::DeviceQueues(Serving serving)
     : serving_(std::move(serving)), has_left_(parts_of(serving_)) {
-    const bool timed = serving_.measure || serving_.observer != nullptr;
-    for (std::uint32_t part = 0; part < part_count(); ++part) metrics_.emplace_back(timed);
+    for (std::uint32_t part = 0; part < part_count(); ++part) metrics_.emplace_back(serving_.timed);
 }
 
 // ---- Opening -----------------------------------------------------------------------------------

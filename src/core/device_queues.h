@@ -32,8 +32,8 @@ struct Serving {
     std::uint64_t zone_size = 0;      // bytes; 0: no zoned disk
     Metadata metadata{};
     std::shared_ptr<const SharedMemory> shared{};
-    bool measure = false;
-    std::shared_ptr<Observer> observer{};
+    bool timed = false;
+    std::shared_ptr<Observer> observer{};  // only if it is timed
     std::function<void()> on_end{};  // DeviceOptions::on_end
 };
 

@@ -55,7 +55,7 @@ Serving Device::State::serving() const {
             .zone_size = geometry.zones.size,
             .metadata = geometry.metadata,
             .shared = shared,
-            .measure = options.measure,
+            .timed = takes_time(),
             .observer = options.observer,
             .on_end = options.on_end};
 }

@@ -12,6 +12,7 @@
 
 #include <ashlar/device.h>
 
+#include "base/tick_clock.h"
 #include "core/choices.h"
 #include "core/device_queues.h"
 #include "core/queue_threads.h"
@@ -26,7 +27,13 @@ struct Device::State {
     State(Control used_control, std::shared_ptr<Backend> used_backend, DeviceOptions used_options)
         : control(std::move(used_control)),
           backend(std::move(used_backend)),
-          options(std::move(used_options)) {}
+          options(std::move(used_options)) {
+        if (takes_time()) TickClock::begin_calibration();
+    }
+
+    [[nodiscard]] bool takes_time() const noexcept {
+        return options.measure || options.observer != nullptr;
+    }
 
     Error error(std::string operation, int code, std::string detail = {},
                 std::string hint = {}) const {
