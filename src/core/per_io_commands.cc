@@ -3,7 +3,6 @@
 
 #include "core/commands.h"
 #include "core/queue.h"
-#include "kernel/codec.h"
 
 namespace ashlar {
 namespace {
@@ -19,17 +18,7 @@ public:
           get_data_(ioctl(queue) ? abi::u_io_need_get_data : abi::io_need_get_data) {}
 
     void fetch_all() noexcept override {
-        const bool registers = queue_.config().data_path == DataPath::zero_copy;
-        for (Tag& tag : queue_.tags()) {
-            tag.command.file = queue_.file();
-            tag.command.command.q_id = queue_.config().index;
-            tag.command.command.tag = tag.index();
-            if (registers) {
-                tag.command.registration =
-                    kernel::encode_auto_buf_reg(tag.registered_index(), true);
-            }
-            submit(tag, fetch_, 0);
-        }
+        for (Tag& tag : queue_.tags()) submit(tag, fetch_, 0);
     }
 
     void commit(Tag& tag, std::int32_t result) noexcept override { submit(tag, commit_, result); }

@@ -150,9 +150,17 @@ void Queue::make_tags() {
             *this, request_scope_,
             static_cast<std::uint16_t>(config_.first_tag + slot * config_.tag_step),
             static_cast<std::uint16_t>(first_registered_ + slot), memory);
-        if (config_.data_path == DataPath::copy || config_.data_path == DataPath::get_data) {
-            tag.command.command.addr = reinterpret_cast<std::uintptr_t>(tag.buffer());
-        }
+        const bool names_buffer =
+            config_.data_path == DataPath::copy || config_.data_path == DataPath::get_data;
+        const auto address =
+            names_buffer ? reinterpret_cast<std::uintptr_t>(tag.buffer()) : std::uintptr_t{0};
+        tag.command = {
+            .file = file_,
+            .opcode = 0,
+            .registration = config_.data_path == DataPath::zero_copy
+                                ? kernel::encode_auto_buf_reg(tag.registered_index(), true)
+                                : 0,
+            .command = kernel::make_io_cmd(config_.index, tag.index(), 0, address)};
     }
 }
 

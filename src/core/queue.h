@@ -148,7 +148,7 @@ private:
     [[gnu::noinline]] void name_address(Tag& tag, IoResult result) noexcept;
     [[gnu::noinline]] void commit_while_leaving(Tag& tag, IoResult result) noexcept;
     [[gnu::noinline]] void refuse(Tag& tag, int error) noexcept;
-    [[gnu::noinline]] void give_metadata(Tag& tag, bool has_any) noexcept;
+    [[gnu::noinline]] void give_metadata(Tag& tag, const kernel::abi::IoDesc& descriptor) noexcept;
     [[gnu::noinline]] [[nodiscard]] bool give_shared(
         Tag& tag, const kernel::abi::IoDesc& descriptor) noexcept;
     [[nodiscard]] std::byte* shared_place(const kernel::abi::IoDesc& descriptor,

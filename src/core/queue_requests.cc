@@ -1,6 +1,7 @@
 // One request's way: from the kernel's completion by the session to the commit.
 #include <sys/sdt.h>
 #include <cerrno>
+#include <span>
 #include <utility>
 
 #include "core/queue.h"
@@ -32,6 +33,8 @@ void Queue::completed(Tag& tag, std::int32_t result) noexcept {
     note_begun(tag);
     if (error != 0) [[unlikely]]
         return refuse(tag, error);
+    if (config_.metadata.size != 0) [[unlikely]]
+        give_metadata(tag, wanted);
     tag.flush_after = false;
     if (tag.request.fua) [[unlikely]]
         settle_fua(tag);
@@ -82,8 +85,6 @@ void Queue::settle_fua(Tag& tag) noexcept {
 // Answers whether the session can start; else the request goes its way without.
 bool Queue::give_buffer(Tag& tag, const abi::IoDesc& descriptor) noexcept {
     const std::uint32_t flags = kernel::kernel_flags(descriptor);
-    if (config_.metadata.size != 0) [[unlikely]]
-        give_metadata(tag, (flags & abi::io_f_integrity) != 0);
     if ((flags & abi::io_f_shmem_zc) != 0) [[unlikely]]
         return give_shared(tag, descriptor);
     if (is_user_copied(tag.request)) return give_memory(tag);
@@ -105,8 +106,9 @@ void Queue::give_registered(Tag& tag) noexcept {
                                             static_cast<std::uint32_t>(tag.request.length));
 }
 
-// has_any: of this request, whatever the tag's last one had.
-void Queue::give_metadata(Tag& tag, bool has_any) noexcept {
+// None where the request has none, whatever the tag's last one had.
+void Queue::give_metadata(Tag& tag, const abi::IoDesc& descriptor) noexcept {
+    const bool has_any = (kernel::kernel_flags(descriptor) & abi::io_f_integrity) != 0;
     const std::uint64_t length = has_any ? config_.metadata.bytes_for(tag.request.length) : 0;
     tag.request.metadata = Buffer::memory(tag.metadata(), static_cast<std::uint32_t>(length));
 }
@@ -148,23 +150,26 @@ void Queue::finish_in_place(Tag& tag) noexcept {
     finish(tag, IoResult{});
 }
 
-// Answers 0 or an errno.
-int Queue::copy_in(Tag& tag) noexcept {
-    const int device = with_.device->fd.get();
-    const int error =
-        copy_from_request(device, tag.request, Part::data, {tag.data, tag.request.length});
-    if (error != 0 || tag.request.metadata.length() == 0) [[likely]]
+namespace {
+
+// The data, then the metadata if there is any. Answers 0 or an errno.
+template <class Copy>
+int copy_parts(int device, const Tag& tag, Copy copy) noexcept {
+    const Request& request = tag.request;
+    const int error = copy(device, request, Part::data, std::span(tag.data, request.length));
+    if (error != 0 || request.metadata.length() == 0) [[likely]]
         return error;
-    return copy_from_request(device, tag.request, Part::metadata, tag.request.metadata.bytes());
+    return copy(device, request, Part::metadata, request.metadata.bytes());
+}
+
+}  // namespace
+
+int Queue::copy_in(Tag& tag) noexcept {
+    return copy_parts(with_.device->fd.get(), tag, copy_from_request);
 }
 
 int Queue::copy_out(const Tag& tag) noexcept {
-    const int device = with_.device->fd.get();
-    const int error =
-        copy_to_request(device, tag.request, Part::data, {tag.data, tag.request.length});
-    if (error != 0 || tag.request.metadata.length() == 0) [[likely]]
-        return error;
-    return copy_to_request(device, tag.request, Part::metadata, tag.request.metadata.bytes());
+    return copy_parts(with_.device->fd.get(), tag, copy_to_request);
 }
 
 // Null if that is outside of what is registered.

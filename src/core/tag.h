@@ -82,9 +82,10 @@ public:
     bool registered = false;        // by a command of ours, to be undone before the commit
     bool held = false;              // not to be answered: the next server gets the request
     Task<> task{};                  // when the session did not finish at once
-    // Used by PerIoCommands, but for its address, which Queue keeps: where the kernel copies the
-    // data from or to; or the sector of a zone_append that is committed, else 0.
-    IoCommand command{};  // as last submitted, to submit again when the kernel says so
+    // Made by Queue, which keeps its address: where the kernel copies the data from or to; or the
+    // sector of a zone_append that is committed, else 0. PerIoCommands sets the opcode and the
+    // result, and submits it, once more if the kernel says so.
+    IoCommand command{};
 
 private:
     void move(std::initializer_list<TagState> from, TagState to) noexcept {

@@ -174,10 +174,13 @@ TEST_F(MetadataQueueTest, ARequestMayHaveNone) {
     EXPECT_EQ(serve(make_descriptor(abi::io_op_read | abi::io_f_integrity, 0, 2)), 1024)
         << "the tag's last request had some";
     session.answer = [](const Request& request) {
-        EXPECT_EQ(request.metadata.length(), 0U);
+        // Only the one at 1024 has some.
+        EXPECT_EQ(request.metadata.length(), request.offset == 1024 ? 16U : 0U);
         return IoResult{};
     };
     EXPECT_EQ(serve(make_descriptor(abi::io_op_read, 0, 2)), 1024);
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_read | abi::io_f_integrity, 2, 2)), 1024);
+    EXPECT_EQ(serve(make_descriptor(abi::io_op_flush)), 0) << "nor has what carries no data";
 }
 
 // ---- Shared memory -----------------------------------------------------------------------------
