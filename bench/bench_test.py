@@ -166,6 +166,7 @@ class Profiles(unittest.TestCase):
     def test_mistakes_are_told(self):
         self.assertIn("unknown target", bench("profile", "nul", "4k randread QD1")[2])
         self.assertIn("unknown workload", bench("profile", "null", "4k")[2])
+        self.assertIn("no server", bench("profile", "kernel-loop", "4k randread QD1")[2])
 
 
 class Budget(unittest.TestCase):

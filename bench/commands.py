@@ -11,13 +11,14 @@ import budget
 import compare
 import profiler
 import report
-from measure import fill, measure
+from measure import measure, opened
 from run import run_all
 from table import table
 from targets import TARGETS
 from workloads import ALL, SETS
 
 BUDGET_RUNS = 4
+KNOWN = {target.name: target for target in TARGETS}
 
 
 class Mistake(Exception):
@@ -39,13 +40,12 @@ def choose_workloads(words):
 
 
 def run_command(arguments):
-    known = {target.name: target for target in TARGETS}
     if arguments.list:
-        print("targets:   " + ", ".join(known))
+        print("targets:   " + ", ".join(KNOWN))
         print("workloads: " + ", ".join(ALL))
         print("sets:      " + ", ".join(f"{name} ({len(each)})" for name, each in SETS.items()))
         return 0
-    targets = chosen(arguments.targets, known, "target") if arguments.targets else TARGETS
+    targets = chosen(arguments.targets, KNOWN, "target") if arguments.targets else TARGETS
     workloads = choose_workloads(arguments.workloads)
     if not os.path.exists("/dev/ublk-control"):
         raise Mistake("no /dev/ublk-control: 'modprobe ublk_drv', or type 'make vm-benchmark'")
@@ -80,12 +80,9 @@ def compare_command(arguments):
 def budget_command(arguments):
     if os.environ.get("ASHLAR_VM_MODE") != "icount":
         raise Mistake("instructions are counted in a VM only: type 'make budget'")
-    known = {target.name: target for target in TARGETS}
     costs = {}
     for target in dict.fromkeys(case[0] for case in budget.CASES):
-        with known[target].open(arguments.size) as device:
-            if known[target].fills:
-                fill(device, arguments.size)
+        with opened(KNOWN[target], arguments.size) as device:
             # The first runs warm it up; what it must cost is the least that it costs.
             for workload in BUDGET_RUNS * [case[1] for case in budget.CASES if case[0] == target]:
                 case = budget.name(target, workload)
@@ -108,14 +105,12 @@ def budget_command(arguments):
 
 
 def profile_command(arguments):
-    known = {target.name: target for target in TARGETS}
-    target = chosen(arguments.target, known, "target")[0]
+    target = chosen(arguments.target, KNOWN, "target")[0]
     workload = chosen(arguments.workload, ALL, "workload")[0]
-    with target.open(arguments.size) as device:
-        if device.pid is None:
-            raise Mistake(f"{target.name} has no server: the kernel's own are not looked into")
-        counts, cost = profiler.profile(device, workload, arguments.seconds, arguments.size,
-                                       target.fills)
+    if target.family != "ashlar":
+        raise Mistake(f"{target.name} has no server: the kernel's own are not looked into")
+    with opened(target, arguments.size) as device:
+        counts, cost = profiler.profile(device, workload, arguments.seconds, arguments.size)
     print(profiler.text(counts, cost))
     return 0
 
@@ -138,18 +133,18 @@ def parse(words):
     two.set_defaults(run=compare_command)
     two.add_argument("before")
     two.add_argument("after")
-    four = commands.add_parser("profile", help="where the server's time goes, by bpftrace")
-    four.set_defaults(run=profile_command)
-    four.add_argument("target")
-    four.add_argument("workload")
-    four.add_argument("--seconds", type=float, default=2)
-    four.add_argument("--size", type=int, default=64, help="MiB of the device")
     three = commands.add_parser("budget", help="fail when an I/O costs more than it may")
     three.set_defaults(run=budget_command)
     three.add_argument("--file", default="bench/budget.json")
     three.add_argument("--write", action="store_true", help="make what it costs now the budget")
     three.add_argument("--seconds", type=float, default=0.2)
     three.add_argument("--size", type=int, default=64)
+    four = commands.add_parser("profile", help="where the server's time goes, by bpftrace")
+    four.set_defaults(run=profile_command)
+    four.add_argument("target")
+    four.add_argument("workload")
+    four.add_argument("--seconds", type=float, default=2)
+    four.add_argument("--size", type=int, default=64, help="MiB of the device")
     return parser.parse_args(words)
 
 

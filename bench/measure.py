@@ -1,4 +1,5 @@
 """One workload on one device, measured."""
+import contextlib
 import json
 import os
 
@@ -77,6 +78,15 @@ def count_system_calls(device, workload, size_mib):
     except OSError:
         return None
     return counted / figures(job)[1]
+
+
+@contextlib.contextmanager
+def opened(target, size_mib):
+    """A device of the target's, written as a whole if what was never written would not be there."""
+    with target.open(size_mib) as device:
+        if target.fills:
+            fill(device, size_mib)
+        yield device
 
 
 def fill(device, size_mib):

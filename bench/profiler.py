@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 
-from measure import fill, measure
+from measure import measure
 
 # Prime, so that it does not beat with anything periodic.
 SAMPLES_A_SECOND = 4999
@@ -22,10 +22,8 @@ def counted(output):
     return counts
 
 
-def profile(device, workload, seconds, size_mib, fills):
+def profile(device, workload, seconds, size_mib):
     """Samples for each function, and the server's ns per I/O without anybody looking."""
-    if fills:
-        fill(device, size_mib)
     cost = min(measure(device, workload, 0.2, size_mib)["server_ns_per_io"] for _ in range(3))
     tracer = subprocess.Popen(
         ["bpftrace", "-q", "-e", PROGRAM % (SAMPLES_A_SECOND, device.pid)],

@@ -5,7 +5,7 @@ import statistics
 import sys
 import time
 
-from measure import count_system_calls, fill, measure
+from measure import count_system_calls, measure, opened
 from targets import run as command
 
 # Of a set that is measured for comparison; what is not here says nothing about speed.
@@ -75,9 +75,7 @@ def environment(arguments):
 
 def measure_target(target, workloads, arguments, first, progress, note):
     rows = {}
-    with target.open(arguments.size) as device:
-        if target.fills:
-            fill(device, arguments.size)
+    with opened(target, arguments.size) as device:
         for workload in workloads:
             progress.step(f"{target.name}: {workload.name}")
             try:
