@@ -59,7 +59,8 @@ Result<void> raise_descriptor_limit(std::size_t devices) {
 }
 
 bool has_threads_of_its_own(const Declaration& declaration) {
-    return declaration.job.device.thread_count != 0 || declaration.job.device.polling;
+    const DeviceOptions& device = declaration.job.device;
+    return device.thread_count != 0 || device.polling || device.busy_poll.count() != 0;
 }
 
 }  // namespace

@@ -64,6 +64,9 @@ constexpr std::array kInfos = {
     OptionInfo{"sqpoll-cpu", "N", "The CPU it runs on; default: any"},
     OptionInfo{"sqpoll-idle", "MS",
                "Milliseconds that it spins before it sleeps, 1 or more; default: 1000"},
+    OptionInfo{"busy-poll", "US",
+               "Microseconds, up to 10000, that a thread looks for work before it sleeps, while "
+               "such short waits are the rule: less latency, at the price of a CPU; default: 0"},
 };
 
 constexpr std::array kDataPaths = {DataPath::automatic,        DataPath::zero_copy,
@@ -153,6 +156,8 @@ Parsed<DeviceOptions> read_device_options(const Spec& given, std::string_view la
     device.cpus = read_cpus(reader);
     device.nice = reader.whole_number("nice", -20, 19, device.nice);
     device.polling = read_polling(reader);
+    device.busy_poll = std::chrono::microseconds(
+        reader.number("busy-poll", 0, static_cast<std::uint64_t>(kBusyPollMost.count()), 0));
     if (reader.complaint()) return std::unexpected(*reader.complaint());
     return device;
 }

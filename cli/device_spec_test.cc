@@ -34,20 +34,34 @@ TEST(DeviceSpec, WithoutOptionsEverythingIsTheLibrarysDefault) {
     EXPECT_EQ(device.threads_per_queue, plain.threads_per_queue);
     EXPECT_EQ(device.nice, plain.nice);
     EXPECT_FALSE(device.polling);
+    EXPECT_EQ(device.busy_poll, plain.busy_poll);
     EXPECT_EQ(device.partition_scan, plain.partition_scan);
     EXPECT_TRUE(device.shared_memory.empty());
     EXPECT_TRUE(device.measure) << "but this";
 }
 
 TEST(DeviceSpec, EveryOptionArrives) {
-    const std::vector<SpecOption> all = {
-        {"id", "1048575"},       {"queues", "4096"},    {"depth", "64"},
-        {"io-max", "32M"},       {"read-only"},         {"data-path", "user-copy"},
-        {"commands", "batch"},   {"threads", "5"},      {"threads-per-queue", "64"},
-        {"recovery", "reissue"}, {"nice", "-3"},        {"sqpoll"},
-        {"sqpoll-cpu", "3"},     {"sqpoll-idle", "20"}, {"keep-scheduler"},
-        {"no-metrics"}, {"unprivileged"}, {"no-partition-scan"}, {"shared-memory", "/dev/shm/area"},
-        {"cpus", "0-1,4"}};
+    const std::vector<SpecOption> all = {{"id", "1048575"},
+                                         {"queues", "4096"},
+                                         {"depth", "64"},
+                                         {"io-max", "32M"},
+                                         {"read-only"},
+                                         {"data-path", "user-copy"},
+                                         {"commands", "batch"},
+                                         {"threads", "5"},
+                                         {"threads-per-queue", "64"},
+                                         {"recovery", "reissue"},
+                                         {"nice", "-3"},
+                                         {"sqpoll"},
+                                         {"sqpoll-cpu", "3"},
+                                         {"sqpoll-idle", "20"},
+                                         {"keep-scheduler"},
+                                         {"no-metrics"},
+                                         {"unprivileged"},
+                                         {"no-partition-scan"},
+                                         {"shared-memory", "/dev/shm/area"},
+                                         {"cpus", "0-1,4"},
+                                         {"busy-poll", "10000"}};
     EXPECT_EQ(all.size() + 1, device_option_infos().size()) << "all but queue-cpus";
     const DeviceOptions device = read(all);
     EXPECT_EQ(device.id, 1'048'575U);
@@ -70,6 +84,7 @@ TEST(DeviceSpec, EveryOptionArrives) {
     ASSERT_TRUE(device.polling);
     EXPECT_EQ(device.polling->cpu, 3U);
     EXPECT_EQ(device.polling->idle, 20ms);
+    EXPECT_EQ(device.busy_poll, 10ms);
 }
 
 TEST(DeviceSpec, CpusOfAllQueuesOrOfEach) {

@@ -69,6 +69,7 @@ nlohmann::json info_json(const Device& device, const DeviceOptions& options,
             {"threads", choices.threads},
             {"threads_per_queue", options.threads_per_queue},
             {"submission_polling", polling},
+            {"busy_poll_us", options.busy_poll.count()},
             {"recovery", name(options.recovery)},
             {"protections", to_json(protections.all())}};
 }

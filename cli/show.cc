@@ -56,6 +56,9 @@ void print_served(const nlohmann::ordered_json& served) {
     print_line("commands", choice(served, "commands"));
     print_line("threads", std::to_string(served.value("threads", 1U)));
     print_protections(member(served, "protections"));
+    if (const auto looks = served.value("busy_poll_us", std::uint64_t{0}); looks != 0) {
+        print_line("busy polling", fmt::format("{} us before a thread sleeps", looks));
+    }
     const auto polling = member(served, "submission_polling");
     if (!polling.is_object()) return;
     const auto cpu = member(polling, "cpu");
@@ -119,9 +122,9 @@ int show_device(const std::string& text, bool as_json) {
     }
     if (as_json) {
         auto json = to_json(*report);
-        for (const char* key :
-             {"data_path", "data_path_reason", "commands", "commands_reason", "threads",
-              "threads_per_queue", "submission_polling", "recovery", "protections"}) {
+        for (const char* key : {"data_path", "data_path_reason", "commands", "commands_reason",
+                                "threads", "threads_per_queue", "submission_polling",
+                                "busy_poll_us", "recovery", "protections"}) {
             json[key] = member(served, key);
         }
         json["queue_counters"] = queues;

@@ -59,15 +59,20 @@ enum class Recovery : std::uint8_t {
 };
 [[nodiscard]] std::string_view name(Recovery recovery) noexcept;  // "none", ...
 
+// The longest that queue threads look for work before they sleep.
+inline constexpr std::chrono::microseconds kBusyPollMost{10'000};
+
 // Threads that serve queues, of one device or of many. Without them a device makes its own.
 class QueueThreads {
 public:
     // nice: of the threads, -20 to 19. polling: the kernel takes submissions by itself (SQPOLL).
+    // busy_poll: as DeviceOptions::busy_poll.
     struct Options {
         unsigned count = 1;      // 1 to 1024
         unsigned entries = 256;  // submissions one thread may collect a round, 1 to 32768
         int nice = kNiceOfDisks;
         std::optional<SubmissionPolling> polling{};
+        std::chrono::microseconds busy_poll{0};
     };
     // Errors: EINVAL, EAGAIN (no more threads), ENOSYS/EPERM (io_uring), ENOMEM.
     [[nodiscard]] static Result<std::shared_ptr<QueueThreads>> create(Options options);
@@ -118,6 +123,10 @@ struct DeviceOptions {
     std::vector<std::vector<int>> cpus{};
     int nice = kNiceOfDisks;                     // of the device's own threads
     std::optional<SubmissionPolling> polling{};  // of the device's own threads
+    // How long the device's own threads look for work before they sleep, up to kBusyPollMost; they
+    // do so only while their waits are mostly that short. Saves waking them, at the price of a CPU
+    // while the disk is busy at a low depth. 0: never.
+    std::chrono::microseconds busy_poll{0};
     std::shared_ptr<QueueThreads> threads{};     // none: the device's own
     bool measure = false;  // take times: Metrics::timed. Requests are counted in any case
     std::shared_ptr<Observer> observer{};  // is told of each request; has times taken

@@ -63,7 +63,12 @@ Result<void> check_device_options(const DeviceOptions& options, const Geometry& 
                                        std::to_string(options.polling->idle.count()) +
                                        " ms; it must be 1 or more"));
     }
-    if (options.polling && options.threads) {
+    if (options.busy_poll < options.busy_poll.zero() || options.busy_poll > kBusyPollMost) {
+        return std::unexpected(invalid("busy polling is for " +
+                                       std::to_string(options.busy_poll.count()) +
+                                       " us; allowed are 0 to 10000"));
+    }
+    if ((options.polling || options.busy_poll.count() != 0) && options.threads) {
         return std::unexpected(
             invalid("polling is a setting of the shared threads (QueueThreads::Options)"));
     }

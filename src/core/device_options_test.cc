@@ -76,13 +76,21 @@ TEST(DeviceOptions, ThreadCount) {
 }
 
 TEST(DeviceOptions, Polling) {
+    using std::chrono::microseconds;
     using std::chrono::milliseconds;
     EXPECT_EQ(refused({.polling = SubmissionPolling{.idle = milliseconds(0)}}),
               "idle time of polling is 0 ms; it must be 1 or more");
     EXPECT_TRUE(check_device_options({.polling = SubmissionPolling{.idle = milliseconds(1)}},
                                      {.size = 512}));
+    EXPECT_EQ(refused({.busy_poll = microseconds(10'001)}),
+              "busy polling is for 10001 us; allowed are 0 to 10000");
+    EXPECT_EQ(refused({.busy_poll = microseconds(-1)}),
+              "busy polling is for -1 us; allowed are 0 to 10000");
+    EXPECT_TRUE(check_device_options({.busy_poll = kBusyPollMost}, {.size = 512}));
     auto threads = QueueThreads::create({.count = 1, .entries = 4});
     ASSERT_TRUE(threads) << threads.error().message();
+    EXPECT_EQ(refused({.busy_poll = microseconds(1), .threads = *threads}),
+              "polling is a setting of the shared threads (QueueThreads::Options)");
     EXPECT_EQ(refused({.polling = SubmissionPolling{}, .threads = *threads}),
               "polling is a setting of the shared threads (QueueThreads::Options)");
 }

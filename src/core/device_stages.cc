@@ -78,7 +78,8 @@ Result<void> Device::State::make_threads() {
              .files = parts_of_one,
              .buffers = tags_of_one,
              .nice = options.nice,
-             .polling = options.polling},
+             .polling = options.polling,
+             .busy_poll = options.busy_poll},
             QueueThreadPool::Lifetime::one_device, open_uring_reactor,
             "ublk" + std::to_string(info.id) + "-q");
         if (!own) return std::unexpected(own.error());

@@ -163,15 +163,20 @@ Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const ThreadOpt
                                                                  Lifetime lifetime,
                                                                  const ReactorFactory& factory,
                                                                  const std::string& name) {
-    if (options.count == 0 || options.count > kThreadsMax) {
-        return std::unexpected(Error{.operation = "start queue threads",
-                                     .code = EINVAL,
-                                     .detail = "count must be 1 to 1024"});
+    const auto refused = [](const char* detail) {
+        return std::unexpected(
+            Error{.operation = "start queue threads", .code = EINVAL, .detail = detail});
+    };
+    if (options.count == 0 || options.count > kThreadsMax)
+        return refused("count must be 1 to 1024");
+    if (options.busy_poll < options.busy_poll.zero() || options.busy_poll > kBusyPollMost) {
+        return refused("busy_poll must be 0 to 10000 microseconds");
     }
     ReactorOptions ring{.entries = options.entries,
                         .files = options.files,
                         .buffers = options.buffers,
-                        .polling = options.polling};
+                        .polling = options.polling,
+                        .busy_poll = options.busy_poll};
     // A device's own rings end with it; shared ones outlive it.
     ring.register_files = lifetime == Lifetime::one_device ||
                           kernel::running_kernel_version() >= kernel::since::prompt_file_release;
@@ -205,7 +210,8 @@ Result<std::shared_ptr<QueueThreads>> QueueThreads::create(Options options) {
                                  .files = kFilesPerThread,
                                  .buffers = kBuffersPerThread,
                                  .nice = options.nice,
-                                 .polling = options.polling},
+                                 .polling = options.polling,
+                                 .busy_poll = options.busy_poll},
                                 QueueThreadPool::Lifetime::shared, open_uring_reactor, "ashlar-q");
     if (!pool) return std::unexpected(pool.error());
     return std::shared_ptr<QueueThreads>(std::move(*pool));

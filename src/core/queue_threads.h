@@ -78,6 +78,7 @@ struct ThreadOptions {
     unsigned buffers = 0;  // slots for registered buffers
     int nice = kNiceOfDisks;
     std::optional<SubmissionPolling> polling{};
+    std::chrono::microseconds busy_poll{0};
 };
 
 // The public QueueThreads.

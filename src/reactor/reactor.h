@@ -38,6 +38,7 @@ struct ReactorOptions {
     // flight when it was taken out, so a ring that outlives its files must name them otherwise.
     bool register_files = true;
     std::optional<SubmissionPolling> polling{};
+    std::chrono::microseconds busy_poll{0};  // DeviceOptions::busy_poll
 };
 
 // The flags that come with a completion (the kernel's IORING_CQE_F_*).

@@ -14,8 +14,10 @@
 
 #include "base/assert.h"
 #include "base/fd.h"
+#include "reactor/busy_poll.h"
 #include "reactor/reactor.h"
 #include "reactor/uring_buffer_group.h"
+#include "reactor/uring_setup.h"
 #include "reactor/uring_submission.h"
 
 namespace ashlar {
@@ -33,55 +35,13 @@ static_assert(completion::notification == IORING_CQE_F_NOTIF);
 // After a round that the kernel refused for want of memory.
 constexpr timespec kBackOff{.tv_sec = 0, .tv_nsec = 1'000'000};
 
-Error ring_error(int code, const ReactorOptions& options) {
-    Error error{.operation = "set up io_uring", .code = code};
-    if (code == ENOSYS) {
-        error.detail = "this kernel has no io_uring";
-        error.hint = "use a kernel with CONFIG_IO_URING, 6.0 or newer";
-    } else if (code == EPERM || code == EACCES) {
-        error.detail = "io_uring is switched off for this process";
-        error.hint = "see the sysctl kernel.io_uring_disabled and the container's seccomp profile";
-    } else if (code == ENOMEM) {
-        error.hint = "raise the limit on locked memory (ulimit -l)";
-    } else if (code == EMFILE) {
-        error.hint = "raise the limit on open files (ulimit -n)";
-    } else if (code == EINVAL && options.polling && options.polling->cpu) {
-        error.detail = "no polling on CPU " + std::to_string(*options.polling->cpu);
-        error.hint = "name a CPU that is online and that this process may use";
-    }
-    return error;
-}
-
-// The flags to try, best first. SINGLE_ISSUER is 6.0, DEFER_TASKRUN 6.1; a kernel that does not
-// know a flag answers EINVAL. Control moves between threads, so it goes without.
-std::span<const unsigned> setup_flags(const ReactorOptions& options) {
-    static constexpr std::array<unsigned, 3> queue = {
-        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN, 0};
-    static constexpr std::array<unsigned, 2> polled = {
-        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_SQPOLL, IORING_SETUP_SQPOLL};
-    static constexpr std::array<unsigned, 1> control = {IORING_SETUP_SQE128};
-    if (options.control_commands) return control;
-    return options.polling ? std::span<const unsigned>(polled) : queue;
-}
-
-io_uring_params setup_params(const ReactorOptions& options, unsigned flags) {
-    io_uring_params params{};
-    params.flags = flags | IORING_SETUP_CLAMP;
-    if (!options.polling) return params;
-    params.sq_thread_idle = static_cast<unsigned>(options.polling->idle.count());
-    if (options.polling->cpu) {
-        params.flags |= IORING_SETUP_SQ_AFF;
-        params.sq_thread_cpu = *options.polling->cpu;
-    }
-    return params;
-}
-
 class UringReactor final : public Reactor {
 public:
     explicit UringReactor(const ReactorOptions& options)
         : file_flags_(options.register_files ? std::uint8_t{IOSQE_FIXED_FILE} : std::uint8_t{0}),
           polled_(options.polling.has_value()),
+          busy_poll_(options.busy_poll),
+          clock_(busy_poll_.wanted() ? TickClock::calibrated() : TickClock::monotonic()),
           free_files_(options.files),
           buffers_used_(std::min(options.buffers, kBuffersMax)) {
         for (unsigned i = 0; i < options.files; ++i) free_files_[i] = options.files - 1 - i;
@@ -257,8 +217,7 @@ public:
     int run_once(std::optional<std::chrono::milliseconds> timeout) noexcept override {
         ++rounds_;
         run_hooks();
-        const int result =
-            timeout ? submit_and_wait(*timeout) : io_uring_submit_and_wait(&ring_, 1);
+        const int result = busy_poll_.wanted() ? look_and_wait(timeout) : submit_and_wait(timeout);
         const bool any = settle_quiet();
         if (reap() || any) return 0;
         // liburing answers the number of submissions when the time passed after one.
@@ -376,14 +335,37 @@ private:
         return sqe;
     }
 
-    int submit_and_wait(std::chrono::milliseconds timeout) noexcept {
-        const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(timeout);
+    int submit_and_wait(std::optional<std::chrono::milliseconds> timeout) noexcept {
+        if (!timeout) return io_uring_submit_and_wait(&ring_, 1);
+        const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(*timeout);
         __kernel_timespec limit{
             .tv_sec = seconds.count(),
-            .tv_nsec = std::chrono::nanoseconds(timeout - seconds).count(),
+            .tv_nsec = std::chrono::nanoseconds(*timeout - seconds).count(),
         };
         io_uring_cqe* cqe = nullptr;
         return io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &limit, nullptr);
+    }
+
+    // The same, but sleeps only after it has looked for as long as that lately paid.
+    [[gnu::noinline]] int look_and_wait(std::optional<std::chrono::milliseconds> timeout) noexcept {
+        const bool pays = busy_poll_.pays();
+        if (pays) {
+            const int result = io_uring_submit_and_get_events(&ring_);
+            if (result < 0 || io_uring_cq_ready(&ring_) != 0) return result;
+        }
+        const std::uint64_t begun = clock_.now();
+        const auto waited = [&] { return clock_.nanoseconds(clock_.now() - begun); };
+        while (pays && !has_work() && waited() < busy_poll_.limit()) relax_cpu();
+        const int answer = submit_and_wait(timeout);
+        busy_poll_.waited(waited());
+        return answer;
+    }
+
+    // A completion, or task work that may make some: what the next system call will not sleep for.
+    bool has_work() noexcept {
+        return io_uring_cq_ready(&ring_) != 0 ||
+               (__atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED) &
+                (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
     }
 
     // What was carried out without a word has succeeded; true when there was any. What failed has a
@@ -466,6 +448,8 @@ private:
     bool open_ = false;
     const std::uint8_t file_flags_;  // of every command: whether a slot is one, or a descriptor
     const bool polled_;
+    BusyPoll busy_poll_;
+    const TickClock clock_;
     std::vector<FileSlot> free_files_;
     std::vector<bool> buffers_used_;
     bool buffer_table_ = false;

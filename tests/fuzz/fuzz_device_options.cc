@@ -50,5 +50,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     require(device->thread_count <= 1024);
     require(device->nice >= -20 && device->nice <= 19);
     require(!device->polling || device->polling->idle >= std::chrono::milliseconds(1));
+    require(device->busy_poll <= kBusyPollMost);
     return 0;
 }

@@ -95,11 +95,24 @@ class DataPaths(DeviceTest):
                 self.assertEqual(device["queues"], min(2, os.cpu_count()))
             else:
                 self.refused(options, "several threads per queue need kernel 6.16")
+        with self.subTest("threads that look for work before they sleep"):
+            self.verify("mem", "--size", "64M", "--queues", "2", "--busy-poll", "200")
+            self.verify("file", self.store.fresh("64M"), "--busy-poll", "10000", "--commands",
+                        "per-io")
         with self.subTest("polled submission"):
             self.verify("mem", "--size", "64M", "--sqpoll", "--sqpoll-idle", "50")
         with self.subTest("polled submission on one CPU, of a file"):
             self.verify("file", self.store.fresh("64M"), "--sqpoll", "--sqpoll-cpu", "0",
                         "--sqpoll-idle", "50")
+        with self.subTest("polled submission, and threads that look for what it did"):
+            self.verify("mem", "--size", "64M", "--sqpoll", "--busy-poll", "100")
+
+    def test_how_long_threads_look_for_work_is_shown(self):
+        device = add("null", "--busy-poll", "50")
+        self.assertEqual(ashlar_json("show", device["id"])["busy_poll_us"], 50)
+        self.assertRegex(ashlar("show", device["id"]).stdout, r"busy polling +50 us")
+        ashlar("del", device["id"])
+        self.refused(["null", "--busy-poll", "10001"], "--busy-poll", "10000")
 
     def test_threads_come_before_others_unless_told(self):
         for options, expected in [([], -20), (["--nice", "5"], 5), (["--nice=-1"], -1)]:
