@@ -148,6 +148,7 @@ private:
     [[gnu::noinline]] void name_address(Tag& tag, IoResult result) noexcept;
     [[gnu::noinline]] void commit_while_leaving(Tag& tag, IoResult result) noexcept;
     [[gnu::noinline]] void refuse(Tag& tag, int error) noexcept;
+    [[gnu::noinline]] void refuse_at_once(Tag& tag, int error) noexcept;
     [[gnu::noinline]] void give_metadata(Tag& tag, const kernel::abi::IoDesc& descriptor) noexcept;
     [[gnu::noinline]] [[nodiscard]] bool give_shared(
         Tag& tag, const kernel::abi::IoDesc& descriptor) noexcept;

@@ -29,10 +29,9 @@ void Queue::completed(Tag& tag, std::int32_t result) noexcept {
     if (leaving_ == Leaving::holding) [[unlikely]]
         return hold(tag);
     const abi::IoDesc& wanted = descriptor(tag);
-    const int error = decode(tag, wanted);
+    if (const int error = decode(tag, wanted); error != 0) [[unlikely]]
+        return refuse_at_once(tag, error);
     note_begun(tag);
-    if (error != 0) [[unlikely]]
-        return refuse(tag, error);
     if (config_.metadata.size != 0) [[unlikely]]
         give_metadata(tag, wanted);
     tag.flush_after = false;
@@ -64,13 +63,17 @@ const abi::IoDesc& Queue::descriptor(const Tag& tag) const noexcept {
 
 // Answers the errno of a request that is refused.
 int Queue::decode(Tag& tag, const abi::IoDesc& descriptor) noexcept {
-    int error = kernel::decode_request(descriptor, config_.index, tag.index(), tag.request);
+    const int error = kernel::decode_request(descriptor, config_.index, tag.index(), tag.request);
     if (error != 0) [[unlikely]] {
         tag.request = {.op = Op::unknown, .queue = config_.index, .tag = tag.index()};
-    } else {
-        error = refusal(tag.request, config_, size_);
+        return error;
     }
-    return error;
+    return refusal(tag.request, config_, size_);
+}
+
+void Queue::refuse_at_once(Tag& tag, int error) noexcept {
+    note_begun(tag);
+    refuse(tag, error);
 }
 
 void Queue::refuse(Tag& tag, int error) noexcept { commit(tag, IoResult::from_errno(error)); }
