@@ -47,6 +47,7 @@ void walk(const CLI::App& app, const std::string& path, const Visit& visit) {
 
 std::vector<std::string> names(const std::vector<const CLI::App*>& apps) {
     std::vector<std::string> result;
+    result.reserve(apps.size());
     for (const CLI::App* app : apps) result.push_back(app->get_name());
     return result;
 }

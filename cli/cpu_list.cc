@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <charconv>
+#include <memory>
 
 namespace ashlar::cli {
 namespace {
@@ -11,10 +12,10 @@ constexpr int kCpuMost = 65'535;
 // Takes a number from the front; negative if there is none.
 int take_number(std::string_view& text) {
     int number = -1;
-    const char* const end = text.data() + text.size();
-    const auto parsed = std::from_chars(text.data(), end, number);
+    const char* const begin = std::to_address(text.begin());
+    const auto parsed = std::from_chars(begin, std::to_address(text.end()), number);
     if (parsed.ec != std::errc{} || number > kCpuMost) return -1;
-    text.remove_prefix(static_cast<std::size_t>(parsed.ptr - text.data()));
+    text.remove_prefix(static_cast<std::size_t>(parsed.ptr - begin));
     return number;
 }
 

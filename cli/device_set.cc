@@ -141,6 +141,7 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::start(const ServeFile& file, Log l
         return std::unexpected(Error{.operation = "eventfd", .code = errno});
     }
     std::vector<Member*> fresh;
+    fresh.reserve(file.devices.size());
     for (const Declaration& declaration : file.devices) fresh.push_back(&set->add(declaration));
     set->open_backends(fresh, true);
     set->protections_.after_backend();
@@ -155,7 +156,7 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::start(const ServeFile& file, Log l
 }
 
 void DeviceSet::open_backend(Member& member) {
-    ServerJob& job = member.declaration.job;
+    const ServerJob& job = member.declaration.job;
     if (member.backend != nullptr) return;
     auto backend = job.open_backend(
         [log = member.log](Level level, const std::string& message) { log.write(level, message); });

@@ -76,6 +76,7 @@ Result<void> Held::start_programs(ServerJob& job) {
         std::shared_ptr<const ProgramEnd> end;
     };
     std::vector<Known> known;
+    known.reserve(programs_.size());
     for (const auto& program : programs_) known.push_back({program->name(), program->end()});
     job.open_backend = [open = std::move(job.open_backend),
                         known = std::move(known)](const Report& report) {

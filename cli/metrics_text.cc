@@ -130,9 +130,10 @@ std::optional<Metrics> metrics_from_json(const json& from) {
         }
         return metrics;
     } catch (const Senseless&) {
+        return std::nullopt;
     } catch (const json::exception&) {
+        return std::nullopt;
     }
-    return std::nullopt;
 }
 
 // ---- For scripts -------------------------------------------------------------------------------

@@ -125,11 +125,12 @@ Result<void> Program::execute(std::vector<std::string>& words, const Fd& listene
     std::array<int, 2> failure{};
     if (pipe2(output.data(), O_CLOEXEC) != 0) return std::unexpected(error_of(operation, errno));
     said_ = Fd(output[0]);
-    Fd output_writer(output[1]);
+    const Fd output_writer(output[1]);
     if (pipe2(failure.data(), O_CLOEXEC) != 0) return std::unexpected(error_of(operation, errno));
     const Fd failure_reader(failure[0]);
     Fd failure_writer(failure[1]);
     std::vector<char*> arguments;
+    arguments.reserve(words.size() + 1);
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
     const pid_t parent = getpid();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <ranges>
 #include <string_view>
 
@@ -108,6 +109,7 @@ void TopView::move_pick(int by) {
 // The busiest first, unless it is reversed; devices by number.
 std::vector<const TopView::Row*> TopView::ordered() const {
     std::vector<const Row*> rows;
+    rows.reserve(rows_.size());
     for (const auto& [id, row] : rows_) rows.push_back(&row);
     const auto key = [this](const Row* row) {
         const Rates rates = rates_of(row->delta);
@@ -137,7 +139,8 @@ std::string TopView::graph(const std::deque<double>& values, std::size_t columns
     for (const double value : last) {
         const double share = most == 0 ? 0 : value / most;
         // Little is not nothing.
-        const auto step = value <= 0 ? 0 : std::clamp(static_cast<int>(share * 8 + 0.5), 1, 8);
+        const auto step =
+            value <= 0 ? 0 : std::clamp(static_cast<int>(std::lround(share * 8)), 1, 8);
         text += (unicode_ ? blocks : letters)[static_cast<std::size_t>(step)];
     }
     return text;
@@ -220,7 +223,8 @@ TopView::Screen TopView::render(int width, int height) const {
     // Devices have what the detail leaves, and at least half.
     const int room = height - static_cast<int>(screen.lines.size());
     const int for_rows = std::max({1, room / 2, room - static_cast<int>(detail.size())});
-    const auto at = static_cast<int>(std::ranges::find(rows, picked) - rows.begin());
+    const auto at = static_cast<int>(
+        std::ranges::find_if(rows, [&](const Row* row) { return row == picked; }) - rows.begin());
     const int first = std::max(0, std::min(at - for_rows + 1, static_cast<int>(rows.size()) - 1));
     for (int place = first; place < static_cast<int>(rows.size()) && place < first + for_rows;
          ++place) {

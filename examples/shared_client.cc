@@ -14,7 +14,7 @@
 
 namespace {
 
-constexpr std::size_t kBytes = 256 * 1024;
+constexpr std::size_t kBytes = std::size_t{256} * 1024;
 
 int fail(const char* what) {
     std::perror(what);
