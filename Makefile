@@ -4,7 +4,8 @@ JOBS ?= $(shell nproc)
 OLDER_KERNELS ?= 6.12
 
 .PHONY: help build demo test test-unit test-fuzz test-fresh vm-simple-e2e vm-e2e \
-        vm-no-driver vm-stress bench vm-benchmark micro-bench budget budget-write vm-reset vm-shell storm docs install deb test-install \
+        vm-no-driver vm-stress bench vm-benchmark micro-bench vm-start-time budget \
+        budget-write vm-reset vm-shell storm docs install deb test-install \
         test-deb asan-ubsan tsan tidy
 
 help:  ## this text
@@ -69,6 +70,11 @@ micro-bench:  ## what the parts of a request's way cost: time, and instructions 
 	@tools/build bench micro_benchmark rounds
 	build/bench/bin/micro_benchmark
 	bench/micro/count build/bench/bin/rounds
+
+vm-start-time:  ## how long a device takes to come, against the bare commands; ICOUNT=1 counts
+	@tools/setup bench vm
+	@tools/build bench start_time
+	vm/run $(if $(ICOUNT),--icount) --cpus 4 -- build/bench/bin/start_time 4 128
 
 budget: build  ## fails when an I/O costs more than bench/budget.json says
 	@tools/setup vm test

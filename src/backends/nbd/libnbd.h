@@ -25,6 +25,7 @@
 namespace ashlar::nbd {
 
 struct Libnbd {
+// NOLINTNEXTLINE(bugprone-macro-parentheses): a name that is declared cannot have any
 #define ASHLAR_DECLARE(name) decltype(&::nbd_##name) name = nullptr;
     ASHLAR_LIBNBD(ASHLAR_DECLARE)
 #undef ASHLAR_DECLARE

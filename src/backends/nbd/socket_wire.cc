@@ -127,6 +127,7 @@ private:
                 start_parts(io);
                 bool on = true;
                 for (std::size_t i = 0; i < parts_end_; ++i) {
+                    // NOLINTNEXTLINE(misc-const-correctness): awaiting it changes it.
                     IoOperation& operation = *operations_[i];
                     const IoResult result = co_await operation;
                     if (!on) continue;  // it was not started

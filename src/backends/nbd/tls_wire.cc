@@ -41,7 +41,7 @@ public:
         : handle_(std::move(handle)), socket_(std::move(socket)), caller_(caller) {}
 
     Task<> run(Io& io) override {
-        Task<> sending = send_all(io);
+        Task<> sending = send_all(io);  // NOLINT(misc-const-correctness): it is awaited below
         const IoResult received = co_await receive_all(io);
         if (received.error() != ECANCELED) hang_up();
         ended_ = true;

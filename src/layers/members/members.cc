@@ -126,6 +126,7 @@ private:
                 done += piece.range.length;
             }
             for (std::size_t part = 0; part < count; ++part) {
+                // NOLINTNEXTLINE(misc-const-correctness): awaiting it changes it.
                 Task<>& task = tasks[part];
                 const IoResult one = co_await task;
                 const bool is_short =
