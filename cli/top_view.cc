@@ -223,13 +223,12 @@ TopView::Screen TopView::render(int width, int height) const {
     // Devices have what the detail leaves, and at least half.
     const int room = height - static_cast<int>(screen.lines.size());
     const int for_rows = std::max({1, room / 2, room - static_cast<int>(detail.size())});
-    const auto at = static_cast<int>(
-        std::ranges::find_if(rows, [&](const Row* row) { return row == picked; }) - rows.begin());
+    const auto at = static_cast<int>(std::ranges::find(rows, picked) - rows.begin());
     const int first = std::max(0, std::min(at - for_rows + 1, static_cast<int>(rows.size()) - 1));
     for (int place = first; place < static_cast<int>(rows.size()) && place < first + for_rows;
          ++place) {
         const Row* const row = rows[static_cast<std::size_t>(place)];
-        if (row == picked) screen.picked = static_cast<int>(screen.lines.size());
+        if (picked != nullptr && row == picked) screen.picked = static_cast<int>(screen.lines.size());
         screen.lines.push_back(line_of(*row, width));
     }
     if (rows.empty()) screen.lines.emplace_back("no ublk devices; 'ashlar add' makes one");
