@@ -183,11 +183,13 @@ class Target:
 
 
 TWO = ("--queues", 2)
+BUSY = ("--busy-poll", 50)
 TARGETS = [
     Target("null", "ashlar", null(*TWO), fills=False),
     Target("null-1q", "ashlar", null(), fills=False),
     Target("null-copy", "ashlar", null(*TWO, "--data-path", "copy"), fills=False),
     Target("null-batch", "ashlar", null(*TWO, "--commands", "batch"), fills=False),
+    Target("null-busy-poll", "ashlar", null(*TWO, *BUSY), fills=False),
     Target("null-sqpoll", "ashlar", null("--sqpoll"), fills=False),
     Target("mem", "ashlar", mem(*TWO)),
     Target("mem-1q", "ashlar", mem()),
@@ -199,6 +201,7 @@ TARGETS = [
     Target("file-direct", "ashlar", direct, needs=RAM_DISK),
     Target("stripe", "ashlar", stripe),
     Target("nbd", "ashlar", nbd(), needs="/usr/bin/nbdkit"),
+    Target("nbd-busy-poll", "ashlar", nbd(*BUSY), needs="/usr/bin/nbdkit"),
     Target("nbd-2q", "ashlar", nbd(*TWO), needs="/usr/bin/nbdkit"),
     Target("kernel-null_blk", "kernel", null_blk, fills=False, needs="/sys/kernel/config/nullb"),
     Target("kernel-loop", "kernel", loop(), needs="/dev/loop-control"),
