@@ -228,7 +228,8 @@ TopView::Screen TopView::render(int width, int height) const {
     for (int place = first; place < static_cast<int>(rows.size()) && place < first + for_rows;
          ++place) {
         const Row* const row = rows[static_cast<std::size_t>(place)];
-        if (picked != nullptr && row == picked) screen.picked = static_cast<int>(screen.lines.size());
+        if (picked != nullptr && row == picked)
+            screen.picked = static_cast<int>(screen.lines.size());
         screen.lines.push_back(line_of(*row, width));
     }
     if (rows.empty()) screen.lines.emplace_back("no ublk devices; 'ashlar add' makes one");
