@@ -64,9 +64,10 @@ constexpr std::array kInfos = {
     OptionInfo{"sqpoll-cpu", "N", "The CPU it runs on; default: any"},
     OptionInfo{"sqpoll-idle", "MS",
                "Milliseconds that it spins before it sleeps, 1 or more; default: 1000"},
-    OptionInfo{"busy-poll", "US",
-               "Microseconds, up to 10000, that a thread looks for work before it sleeps, while "
-               "such short waits are the rule: less latency, at the price of a CPU; default: 0"},
+    OptionInfo{
+        "busy-poll", "US",
+        "Microseconds, up to 1000, that a thread looks for work before it sleeps, where that "
+        "is seldom in vain: less latency, at the price of a CPU; default: 0"},
 };
 
 constexpr std::array kDataPaths = {DataPath::automatic,        DataPath::zero_copy,

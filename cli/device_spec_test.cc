@@ -61,7 +61,7 @@ TEST(DeviceSpec, EveryOptionArrives) {
                                          {"no-partition-scan"},
                                          {"shared-memory", "/dev/shm/area"},
                                          {"cpus", "0-1,4"},
-                                         {"busy-poll", "10000"}};
+                                         {"busy-poll", "1000"}};
     EXPECT_EQ(all.size() + 1, device_option_infos().size()) << "all but queue-cpus";
     const DeviceOptions device = read(all);
     EXPECT_EQ(device.id, 1'048'575U);
@@ -84,7 +84,7 @@ TEST(DeviceSpec, EveryOptionArrives) {
     ASSERT_TRUE(device.polling);
     EXPECT_EQ(device.polling->cpu, 3U);
     EXPECT_EQ(device.polling->idle, 20ms);
-    EXPECT_EQ(device.busy_poll, 10ms);
+    EXPECT_EQ(device.busy_poll, 1ms);
 }
 
 TEST(DeviceSpec, CpusOfAllQueuesOrOfEach) {

@@ -220,7 +220,8 @@ void serve_command(CLI::App& app, Action& action) {
         "  recovery = \"reissue\"          # it outlives this process, for the next one\n"
         "  layers = [\"delay:read=1ms\"]\n\n"
         "SIGHUP: reads the file again. SIGTERM: removes the devices and ends. A device with\n"
-        "'threads' has threads of its own, and stands when the others' fail.\n"
+        "'threads', 'sqpoll' or 'busy-poll' has threads of its own, and stands when the others'\n"
+        "fail.\n"
         "\nExamples:\n  ashlar serve disks.toml --check\n  ashlar serve disks.toml");
     serve.callback([options, &action] { action = [options] { return run_serve(*options); }; });
 }

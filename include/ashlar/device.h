@@ -60,7 +60,7 @@ enum class Recovery : std::uint8_t {
 [[nodiscard]] std::string_view name(Recovery recovery) noexcept;  // "none", ...
 
 // The longest that queue threads look for work before they sleep.
-inline constexpr std::chrono::microseconds kBusyPollMost{10'000};
+inline constexpr std::chrono::microseconds kBusyPollMost{1000};
 
 // Threads that serve queues, of one device or of many. Without them a device makes its own.
 class QueueThreads {
@@ -124,8 +124,8 @@ struct DeviceOptions {
     int nice = kNiceOfDisks;                     // of the device's own threads
     std::optional<SubmissionPolling> polling{};  // of the device's own threads
     // How long the device's own threads look for work before they sleep, up to kBusyPollMost; they
-    // do so only while their waits are mostly that short. Saves waking them, at the price of a CPU
-    // while the disk is busy at a low depth. 0: never.
+    // seldom do where that is mostly in vain. Saves waking them, at the price of a CPU while the
+    // disk is busy at a low depth. 0: never.
     std::chrono::microseconds busy_poll{0};
     std::shared_ptr<QueueThreads> threads{};     // none: the device's own
     bool measure = false;  // take times: Metrics::timed. Requests are counted in any case

@@ -66,7 +66,7 @@ Result<void> check_device_options(const DeviceOptions& options, const Geometry& 
     if (options.busy_poll < options.busy_poll.zero() || options.busy_poll > kBusyPollMost) {
         return std::unexpected(invalid("busy polling is for " +
                                        std::to_string(options.busy_poll.count()) +
-                                       " us; allowed are 0 to 10000"));
+                                       " us; allowed are 0 to 1000"));
     }
     if ((options.polling || options.busy_poll.count() != 0) && options.threads) {
         return std::unexpected(

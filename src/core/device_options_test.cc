@@ -82,10 +82,10 @@ TEST(DeviceOptions, Polling) {
               "idle time of polling is 0 ms; it must be 1 or more");
     EXPECT_TRUE(check_device_options({.polling = SubmissionPolling{.idle = milliseconds(1)}},
                                      {.size = 512}));
-    EXPECT_EQ(refused({.busy_poll = microseconds(10'001)}),
-              "busy polling is for 10001 us; allowed are 0 to 10000");
+    EXPECT_EQ(refused({.busy_poll = microseconds(1001)}),
+              "busy polling is for 1001 us; allowed are 0 to 1000");
     EXPECT_EQ(refused({.busy_poll = microseconds(-1)}),
-              "busy polling is for -1 us; allowed are 0 to 10000");
+              "busy polling is for -1 us; allowed are 0 to 1000");
     EXPECT_TRUE(check_device_options({.busy_poll = kBusyPollMost}, {.size = 512}));
     auto threads = QueueThreads::create({.count = 1, .entries = 4});
     ASSERT_TRUE(threads) << threads.error().message();

@@ -28,7 +28,7 @@ struct Device::State {
         : control(std::move(used_control)),
           backend(std::move(used_backend)),
           options(std::move(used_options)) {
-        if (takes_time()) TickClock::begin_calibration();
+        if (takes_time() || options.busy_poll.count() != 0) TickClock::begin_calibration();
     }
 
     [[nodiscard]] bool takes_time() const noexcept {

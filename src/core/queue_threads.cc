@@ -170,7 +170,7 @@ Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const ThreadOpt
     if (options.count == 0 || options.count > kThreadsMax)
         return refused("count must be 1 to 1024");
     if (options.busy_poll < options.busy_poll.zero() || options.busy_poll > kBusyPollMost) {
-        return refused("busy_poll must be 0 to 10000 microseconds");
+        return refused("busy_poll must be 0 to 1000 microseconds");
     }
     ReactorOptions ring{.entries = options.entries,
                         .files = options.files,

@@ -389,12 +389,24 @@ TEST(QueueThreadPool, RefusesNoneAndTooMany) {
     EXPECT_EQ(fakes.alive, 0);
 }
 
+TEST(QueueThreadPool, LooksForWorkForAMillisecondAtMost) {
+    Fakes fakes;
+    for (const auto wrong : {-1us, 1001us}) {
+        auto pool = QueueThreadPool::create({.busy_poll = wrong}, kOne, fakes.factory(), "t");
+        ASSERT_FALSE(pool);
+        EXPECT_EQ(pool.error().code, EINVAL);
+        EXPECT_EQ(pool.error().detail, "busy_poll must be 0 to 1000 microseconds");
+    }
+    EXPECT_TRUE(QueueThreadPool::create({.busy_poll = 1ms}, kOne, fakes.factory(), "t"));
+}
+
 TEST(QueueThreadPool, GivesItsThreadsInTurn) {
     Fakes fakes;
     auto pool = QueueThreadPool::create({.count = 3,
                                          .entries = 64,
                                          .buffers = 77,
-                                         .polling = SubmissionPolling{.cpu = 5, .idle = 6ms}},
+                                         .polling = SubmissionPolling{.cpu = 5, .idle = 6ms},
+                                         .busy_poll = 7us},
                                         kOne, fakes.factory(), "t");
     ASSERT_TRUE(pool);
     EXPECT_EQ(fakes.alive, 3);
@@ -403,6 +415,7 @@ TEST(QueueThreadPool, GivesItsThreadsInTurn) {
     ASSERT_TRUE(fakes.seen.polling);
     EXPECT_EQ(fakes.seen.polling->cpu, 5U);
     EXPECT_EQ(fakes.seen.polling->idle, 6ms);
+    EXPECT_EQ(fakes.seen.busy_poll, 7us);
     std::vector<QueueThread*> first;
     for (int i = 0; i < 3; ++i) first.push_back(&(*pool)->next());
     EXPECT_EQ(std::set<QueueThread*>(first.begin(), first.end()).size(), 3U);

@@ -1,11 +1,9 @@
-// BusyPoll: whether a thread looks for work before it sleeps, by how long it had to wait lately.
+// BusyPoll: whether a thread looks for work before it sleeps, by what its last looks were good for.
 #pragma once
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-
-#include "base/tick_clock.h"
 
 namespace ashlar {
 
@@ -18,20 +16,24 @@ public:
     [[nodiscard]] bool wanted() const noexcept { return limit_ != 0; }
     [[nodiscard]] std::uint64_t limit() const noexcept { return limit_; }  // nanoseconds
 
-    // True while waits are short: a look then most likely finds something.
-    [[nodiscard]] bool pays() const noexcept { return average_ <= limit_; }
-
-    // What the last wait took, in nanoseconds, whether looking or asleep. A single long one, such
-    // as a pause between two bursts, stops the looking until short ones are the rule again.
-    void waited(std::uint64_t nanoseconds) noexcept {
-        const std::uint64_t most = limit_ * kWeight;
-        average_ = (average_ * (kWeight - 1) + std::min(nanoseconds, most)) / kWeight;
+    // Asked before each wait: true when it is to look first, and then tell what came of it.
+    [[nodiscard]] bool is_turn() noexcept {
+        if (left_out_ == 0) return true;
+        --left_out_;
+        return false;
+    }
+    // One that found something is followed by the next. One in vain, because waits are longer, or
+    // because whoever is waited for needs this CPU, is followed by ever more waits without.
+    void looked(bool found) noexcept {
+        left_out_ = found ? 0 : in_vain_;
+        in_vain_ = found ? 1 : std::min(2 * in_vain_, kLeftOutMost);
     }
 
 private:
-    static constexpr std::uint64_t kWeight = 8;
+    static constexpr unsigned kLeftOutMost = 1024;
     const std::uint64_t limit_;
-    std::uint64_t average_ = 0;
+    unsigned left_out_ = 0;  // waits without a look, from now on
+    unsigned in_vain_ = 1;   // so many after the next look in vain
 };
 
 // Tells the CPU that this is a loop that waits.

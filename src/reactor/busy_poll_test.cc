@@ -22,55 +22,50 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-constexpr std::uint64_t kMicrosecond = 1000;
-constexpr std::uint64_t kSecond = 1'000'000'000;
-
 TEST(BusyPoll, ZeroIsNever) {
     EXPECT_FALSE(BusyPoll(microseconds(0)).wanted());
     EXPECT_TRUE(BusyPoll(microseconds(1)).wanted());
 }
 
 TEST(BusyPoll, ItsLimitIsInNanoseconds) {
-    EXPECT_EQ(BusyPoll(milliseconds(10)).limit(), 10'000 * kMicrosecond);
+    EXPECT_EQ(BusyPoll(milliseconds(1)).limit(), 1'000'000U);
 }
 
-TEST(BusyPoll, PaysWhileWaitsAreShort) {
-    BusyPoll poll(microseconds(20));
-    EXPECT_TRUE(poll.pays()) << "the first is tried";
-    for (int i = 0; i < 1000; ++i) poll.waited(20 * kMicrosecond);
-    EXPECT_TRUE(poll.pays());
-    for (int i = 0; i < 100; ++i) poll.waited(21 * kMicrosecond);
-    EXPECT_FALSE(poll.pays());
+// Of so many waits, how many looked; all of them found something, or none.
+int looks(BusyPoll& poll, int waits, bool found) {
+    int count = 0;
+    for (int i = 0; i < waits; ++i) {
+        if (!poll.is_turn()) continue;
+        ++count;
+        poll.looked(found);
+    }
+    return count;
 }
 
-TEST(BusyPoll, OneLongWaitIsEnoughToStopAndAFewShortOnesToGoOn) {
+TEST(BusyPoll, LooksBeforeEachWaitWhileItFindsSomething) {
     BusyPoll poll(microseconds(20));
-    for (int i = 0; i < 100; ++i) poll.waited(5 * kMicrosecond);
-    poll.waited(3600 * kSecond);
-    EXPECT_FALSE(poll.pays());
+    EXPECT_EQ(looks(poll, 1000, true), 1000);
+}
+
+TEST(BusyPoll, LooksLessAndLessInVain) {
+    BusyPoll poll(microseconds(20));
+    EXPECT_EQ(looks(poll, 1000, false), 10);
+    EXPECT_EQ(looks(poll, 102'500, false), 100) << "and once in 1025 waits in the end";
+}
+
+TEST(BusyPoll, OneThatFindsSomethingBringsAllBack) {
+    BusyPoll poll(microseconds(20));
+    looks(poll, 100'000, false);
     int needed = 0;
-    while (!poll.pays()) {
-        poll.waited(5 * kMicrosecond);
-        ++needed;
-    }
-    EXPECT_GE(needed, 1);
-    EXPECT_LE(needed, 4);
-}
-
-TEST(BusyPoll, AnIdleThreadDoesNotLook) {
-    BusyPoll poll(milliseconds(10));
-    int looks = 0;
-    for (int i = 0; i < 100; ++i) {
-        if (poll.pays()) ++looks;
-        poll.waited(kSecond);
-    }
-    EXPECT_LE(looks, 2);
+    while (!poll.is_turn()) ++needed;
+    EXPECT_LE(needed, 1024);
+    poll.looked(true);
+    EXPECT_EQ(looks(poll, 100, true), 100);
+    EXPECT_EQ(looks(poll, 2, false), 1) << "a single one in vain costs one wait";
+    EXPECT_TRUE(poll.is_turn());
 }
 
 // ---- A reactor that does so --------------------------------------------------------------------
-
-// Long enough to never pass in a test that works.
-constexpr auto kLong = milliseconds(60'000);
 
 struct Recorder final : Operation {
     void complete(std::int32_t res, std::uint32_t) noexcept override {
@@ -110,7 +105,7 @@ struct LateByte {
         });
         const long before = sleeps();
         waits = true;
-        while (read.calls == 0) EXPECT_EQ(reactor.run_once(kLong), 0);
+        while (read.calls == 0) EXPECT_EQ(reactor.run_once(std::nullopt), 0);
         const long after = sleeps();
         writer.join();
         EXPECT_EQ(read.result, 1);

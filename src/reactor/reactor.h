@@ -115,9 +115,10 @@ public:
         }
     }
 
-    // One round, one system call: pushes what was queued, waits for at least one completion (or
-    // until the time-out), and calls complete() of all that came. Returns 0, or the errno that
-    // makes the reactor useless; ETIME when the time-out passed and nothing came.
+    // One round, one system call (two where it looks for work, busy_poll): pushes what was queued,
+    // waits for at least one completion (or until the time-out), and calls complete() of all that
+    // came. Returns 0, or the errno that makes the reactor useless; ETIME when the time-out passed
+    // and nothing came.
     [[nodiscard]] virtual int run_once(
         std::optional<std::chrono::milliseconds> timeout) noexcept = 0;
 

@@ -14,6 +14,7 @@
 
 #include "base/assert.h"
 #include "base/fd.h"
+#include "base/tick_clock.h"
 #include "reactor/busy_poll.h"
 #include "reactor/reactor.h"
 #include "reactor/uring_buffer_group.h"
@@ -217,7 +218,8 @@ public:
     int run_once(std::optional<std::chrono::milliseconds> timeout) noexcept override {
         ++rounds_;
         run_hooks();
-        const int result = busy_poll_.wanted() ? look_and_wait(timeout) : submit_and_wait(timeout);
+        const bool looks = busy_poll_.wanted() && !timeout && busy_poll_.is_turn();
+        const int result = looks ? look_and_wait() : submit_and_wait(timeout);
         const bool any = settle_quiet();
         if (reap() || any) return 0;
         // liburing answers the number of submissions when the time passed after one.
@@ -346,25 +348,25 @@ private:
         return io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &limit, nullptr);
     }
 
-    // The same, but sleeps only after it has looked for as long as that lately paid.
-    [[gnu::noinline]] int look_and_wait(std::optional<std::chrono::milliseconds> timeout) noexcept {
-        const bool pays = busy_poll_.pays();
-        if (pays) {
-            const int result = io_uring_submit_and_get_events(&ring_);
-            if (result < 0 || io_uring_cq_ready(&ring_) != 0) return result;
-        }
+    // The same without a time-out, but looks for work before it sleeps.
+    [[gnu::noinline]] int look_and_wait() noexcept {
+        const int submitted =
+            polled_ ? io_uring_submit(&ring_) : io_uring_submit_and_get_events(&ring_);
+        if (submitted < 0 || io_uring_cq_ready(&ring_) != 0) return submitted;
         const std::uint64_t begun = clock_.now();
-        const auto waited = [&] { return clock_.nanoseconds(clock_.now() - begun); };
-        while (pays && !has_work() && waited() < busy_poll_.limit()) relax_cpu();
-        const int answer = submit_and_wait(timeout);
-        busy_poll_.waited(waited());
-        return answer;
+        bool found = false;
+        while (!found && clock_.nanoseconds(clock_.now() - begun) < busy_poll_.limit()) {
+            relax_cpu();
+            // Task work need not end in a completion.
+            if (has_task_work()) io_uring_get_events(&ring_);
+            found = io_uring_cq_ready(&ring_) != 0;
+        }
+        busy_poll_.looked(found);
+        return found ? submitted : io_uring_submit_and_wait(&ring_, 1);
     }
 
-    // A completion, or task work that may make some: what the next system call will not sleep for.
-    bool has_work() noexcept {
-        return io_uring_cq_ready(&ring_) != 0 ||
-               (__atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED) &
+    [[nodiscard]] bool has_task_work() const noexcept {
+        return (__atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED) &
                 (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
     }
 

@@ -97,7 +97,7 @@ class DataPaths(DeviceTest):
                 self.refused(options, "several threads per queue need kernel 6.16")
         with self.subTest("threads that look for work before they sleep"):
             self.verify("mem", "--size", "64M", "--queues", "2", "--busy-poll", "200")
-            self.verify("file", self.store.fresh("64M"), "--busy-poll", "10000", "--commands",
+            self.verify("file", self.store.fresh("64M"), "--busy-poll", "1000", "--commands",
                         "per-io")
         with self.subTest("polled submission"):
             self.verify("mem", "--size", "64M", "--sqpoll", "--sqpoll-idle", "50")
@@ -112,7 +112,7 @@ class DataPaths(DeviceTest):
         self.assertEqual(ashlar_json("show", device["id"])["busy_poll_us"], 50)
         self.assertRegex(ashlar("show", device["id"]).stdout, r"busy polling +50 us")
         ashlar("del", device["id"])
-        self.refused(["null", "--busy-poll", "10001"], "--busy-poll", "10000")
+        self.refused(["null", "--busy-poll", "1001"], "--busy-poll", "1000")
 
     def test_threads_come_before_others_unless_told(self):
         for options, expected in [([], -20), (["--nice", "5"], 5), (["--nice=-1"], -1)]:
