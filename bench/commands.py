@@ -18,6 +18,7 @@ from targets import TARGETS
 from workloads import ALL, SETS
 
 BUDGET_RUNS = 4
+BUDGET_SERVERS = 3
 KNOWN = {target.name: target for target in TARGETS}
 
 
@@ -77,23 +78,33 @@ def compare_command(arguments):
     return 0
 
 
-def budget_command(arguments):
-    if os.environ.get("ASHLAR_VM_MODE") != "icount":
-        raise Mistake("instructions are counted in a VM only: type 'make budget'")
-    costs = {}
+def measure_costs(costs, arguments):
+    """The least that each case of the budget costs, in costs or now."""
     for target in dict.fromkeys(case[0] for case in budget.CASES):
         with opened(KNOWN[target], arguments.size) as device:
-            # The first runs warm it up; what it must cost is the least that it costs.
+            # The first runs warm it up.
             for workload in BUDGET_RUNS * [case[1] for case in budget.CASES if case[0] == target]:
                 case = budget.name(target, workload)
                 cost = measure(device, ALL[workload], arguments.seconds, arguments.size)
                 costs[case] = min(costs.get(case, math.inf), round(cost["server_ns_per_io"]))
+
+
+def budget_command(arguments):
+    if os.environ.get("ASHLAR_VM_MODE") != "icount":
+        raise Mistake("instructions are counted in a VM only: type 'make budget'")
+    kept = None if arguments.write else budget.read(arguments.file)
+    costs = {}
+    # A server may start with its memory or its threads worse placed than usual: what is over the
+    # budget is measured on new ones before it is believed.
+    for _ in range(BUDGET_SERVERS):
+        measure_costs(costs, arguments)
+        if kept is None or not budget.overdrawn(kept, costs, platform.release()):
+            break
     for case, cost in costs.items():
         print(f"{case:<28} {cost:>7} ns")
     if arguments.write:
         budget.write(arguments.file, costs)
         return 0
-    kept = budget.read(arguments.file)
     if kept["kernel"] != platform.release():
         print(f"the budget was measured on {kept['kernel']}; this is {platform.release()}")
     lines = budget.overdrawn(kept, costs, platform.release())
