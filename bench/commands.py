@@ -93,12 +93,13 @@ def budget_command(arguments):
     if os.environ.get("ASHLAR_VM_MODE") != "icount":
         raise Mistake("instructions are counted in a VM only: type 'make budget'")
     kept = None if arguments.write else budget.read(arguments.file)
-    costs = {}
+    costs, lines = {}, []
     # A server may start with its memory or its threads worse placed than usual: what is over the
     # budget is measured on new ones before it is believed.
     for _ in range(BUDGET_SERVERS):
         measure_costs(costs, arguments)
-        if kept is None or not budget.overdrawn(kept, costs, platform.release()):
+        lines = budget.overdrawn(kept, costs, platform.release()) if kept else []
+        if not lines:
             break
     for case, cost in costs.items():
         print(f"{case:<28} {cost:>7} ns")
@@ -107,7 +108,6 @@ def budget_command(arguments):
         return 0
     if kept["kernel"] != platform.release():
         print(f"the budget was measured on {kept['kernel']}; this is {platform.release()}")
-    lines = budget.overdrawn(kept, costs, platform.release())
     for line in lines:
         print(f"over budget: {line}", file=sys.stderr)
     if lines:

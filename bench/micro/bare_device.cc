@@ -9,7 +9,6 @@
 #include <cstring>
 #include <string>
 
-#include "kernel/abi_params.h"
 #include "kernel/codec.h"
 
 namespace ashlar::bench {
@@ -19,9 +18,8 @@ namespace abi = kernel::abi;
 namespace {
 
 constexpr std::size_t kPage = 4096;
-constexpr std::uint16_t kNoQueue = 0xffff;
 constexpr std::uint32_t kIoMax = 1 << 20;
-constexpr std::uint64_t kSectors = 131'072;
+constexpr std::uint64_t kBytes = std::uint64_t{64} << 20;
 
 void require(bool good, const char* what, int code) {
     if (good) return;
@@ -49,18 +47,11 @@ BareDevice::BareDevice(std::uint16_t queues, std::uint16_t depth)
     info_.nr_hw_queues = queues;
     info_.queue_depth = depth;
     info_.max_io_buf_bytes = kIoMax;
-    info_.dev_id = ~0U;
+    info_.dev_id = kernel::any_device;
     info_.flags = abi::f_cmd_ioctl_encode | abi::f_user_copy;
     command(abi::u_cmd_add_dev, &info_, sizeof(info_));
-    abi::Params params{};
-    params.len = sizeof(params);
-    params.types = abi::param_type_basic;
-    params.basic.logical_bs_shift = 9;
-    params.basic.physical_bs_shift = 12;
-    params.basic.io_min_shift = 12;
-    params.basic.io_opt_shift = 12;
-    params.basic.max_sectors = kIoMax >> kernel::sector_shift;
-    params.basic.dev_sectors = kSectors;
+    const abi::Params params =
+        kernel::encode_params({.size = kBytes}, {}, {.io_max_bytes = kIoMax});
     command(abi::u_cmd_set_params, &params, sizeof(params));
     const std::string path = "/dev/ublkc" + std::to_string(info_.dev_id);
     device_ = Fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
@@ -81,14 +72,10 @@ BareDevice::~BareDevice() {
     io_uring_queue_exit(&ring_);
 }
 
-void BareDevice::command(std::uint32_t opcode, void* buffer, std::uint16_t length,
+void BareDevice::command(std::uint32_t opcode, const void* buffer, std::uint16_t length,
                          std::uint64_t data) {
-    abi::CtrlCmd command{};
-    command.dev_id = info_.dev_id;
-    command.queue_id = kNoQueue;
-    command.addr = reinterpret_cast<std::uintptr_t>(buffer);
-    command.len = length;
-    command.data[0] = data;
+    const abi::CtrlCmd command = kernel::make_control_command(
+        {.dev_id = info_.dev_id, .buffer = buffer, .length = length, .data = data});
     io_uring_sqe* sqe = command_entry(ring_, control_.get(), opcode, 2 * sizeof(io_uring_sqe));
     std::memcpy(static_cast<void*>(sqe->cmd), &command, sizeof(command));
     io_uring_submit_and_wait(&ring_, 1);
@@ -130,13 +117,15 @@ void BareDevice::serve(std::uint16_t queue, std::latch& fetched) {
             ends |= cqe->res != abi::io_res_ok;
             if (ends) continue;
             const auto tag = static_cast<std::uint16_t>(cqe->user_data);
-            const abi::IoDesc& wanted = descriptors[tag];
-            const bool reads = (wanted.op_flags & 0xff) == abi::io_op_read;
-            const std::size_t length = std::size_t{wanted.nr_sectors} << kernel::sector_shift;
+            Request wanted;
+            const int refused = kernel::decode_request(descriptors[tag], queue, tag, wanted);
+            require(refused == 0, "understand a request", refused);
             const auto place = static_cast<off_t>(kernel::user_copy_offset(queue, tag, 0));
-            const auto moved = reads ? pwrite(device_.get(), zeroes.data(), length, place) : 0;
+            const auto moved = wanted.op == Op::read
+                                   ? pwrite(device_.get(), zeroes.data(), wanted.length, place)
+                                   : 0;
             require(moved >= 0, "give the data of a read", errno);
-            submit(tag, abi::u_io_commit_and_fetch_req, static_cast<std::int32_t>(length));
+            submit(tag, abi::u_io_commit_and_fetch_req, static_cast<std::int32_t>(wanted.length));
         }
         io_uring_cq_advance(&ring, count);
     }

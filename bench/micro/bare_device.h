@@ -26,7 +26,7 @@ public:
     [[nodiscard]] unsigned queues() const noexcept { return info_.nr_hw_queues; }
 
 private:
-    void command(std::uint32_t opcode, void* buffer = nullptr, std::uint16_t length = 0,
+    void command(std::uint32_t opcode, const void* buffer = nullptr, std::uint16_t length = 0,
                  std::uint64_t data = 0);
     void serve(std::uint16_t queue, std::latch& fetched);
 

@@ -11,8 +11,9 @@ int main(int count, char** words) {
         std::cerr << "usage: rounds BATCH ROUNDS [plain]\n";
         return 2;
     }
-    ashlar::bench::Rounds rounds({.batch = static_cast<unsigned>(std::atoi(words[1])),
-                                  .timed = count < 4 || std::strcmp(words[3], "plain") != 0});
+    ashlar::bench::Rounds rounds(
+        {.batch = static_cast<unsigned>(std::atoi(words[1])),
+         .timed = count < 4 || std::strcmp(words[3], "plain") != 0});
     const auto before = rounds.answered();
     rounds.run(static_cast<unsigned>(std::atoi(words[2])));
     std::cout << rounds.answered() - before << '\n';

@@ -2,7 +2,6 @@
 #include <liburing.h>
 #include <sys/eventfd.h>
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <bit>
 #include <cerrno>

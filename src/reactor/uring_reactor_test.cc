@@ -191,7 +191,9 @@ void count_system_calls(std::optional<milliseconds> timeout) {
     const FileSlot slot = add(*reactor, null);
     std::array<Recorder, 32> operations;
     for (Recorder& operation : operations) {
-        operation.then = [&] { reactor->io_command(fetch(slot), operation); };
+        operation.then = [&] {
+            reactor->io_command(fetch(slot), operation);
+        };
     }
     settle(*reactor);
     const std::uint64_t before = reactor->rounds();
