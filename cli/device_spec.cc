@@ -17,7 +17,7 @@ constexpr std::uint64_t kIdleMsMost = 3'600'000;
 constexpr std::array kInfos = {
     OptionInfo{"id", "N", "N of /dev/ublkbN; default: the lowest free one"},
     OptionInfo{"queues", "N", "Hardware queues, 1 to 4096; default: 1"},
-    OptionInfo{"depth", "N", "Requests in flight per queue, 1 to 4096; default: 128"},
+    OptionInfo{"depth", "N", "Requests in flight per queue, 1 to 4096; default: 256"},
     OptionInfo{"io-max", "SIZE", "Largest request, 4K to 32M; default: 1M"},
     OptionInfo{"read-only", "", "Refuse writes"},
     OptionInfo{"keep-scheduler", "",

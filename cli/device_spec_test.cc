@@ -122,7 +122,7 @@ TEST(DeviceSpec, SaysWhatIsAllowed) {
     EXPECT_EQ(refused({{"commands", "bulk"}}),
               "--commands is 'bulk'; allowed are auto, per-io, batch");
     EXPECT_EQ(refused({{"threads-per-queue", "0"}}),
-              "--threads-per-queue is '0'; allowed are 1 to 128");
+              "--threads-per-queue is '0'; allowed are 1 to 256");
     EXPECT_EQ(refused({{"threads-per-queue", "5"}, {"depth", "4"}}),
               "--threads-per-queue is '5'; allowed are 1 to 4");
     EXPECT_EQ(refused({{"sqpoll-cpu", "1"}}), "--sqpoll-cpu needs --sqpoll");

@@ -51,7 +51,7 @@ struct DeviceParams {
 struct AddRequest {
     std::optional<DeviceId> id{};  // none: the kernel picks the lowest free one
     std::uint16_t queues = 1;
-    std::uint16_t depth = 128;
+    std::uint16_t depth = 256;
     std::uint32_t io_max = 1 << 20;
     std::uint64_t features = 0;  // UBLK_F_*
     std::uint64_t identity = 0;  // kept by the kernel (ublksrv_flags), not read by it

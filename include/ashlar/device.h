@@ -92,7 +92,7 @@ protected:
 struct DeviceOptions {
     std::optional<DeviceId> id{};    // none: the lowest free one
     std::uint16_t queues = 1;        // 1 to 4096; the kernel uses at most one per CPU
-    std::uint16_t depth = 128;       // requests in flight per queue, 1 to 4096
+    std::uint16_t depth = 256;       // requests in flight per queue, 1 to 4096
     std::uint32_t io_max = 1 << 20;  // bytes of the largest request, 4 KiB to 32 MiB
     bool read_only = false;          // even if the backend could write
     // Of a device with one queue: the kernel's I/O scheduler (mq-deadline) stays, as it always does

@@ -347,7 +347,7 @@ struct ControlArguments {
 struct DevSettings {
     std::uint32_t dev_id = any_device;
     std::uint16_t queues = 1;
-    std::uint16_t depth = 128;
+    std::uint16_t depth = 256;
     std::uint32_t io_max_bytes = 512 * 1024;
     std::uint64_t features = 0;      // abi::f_*
     std::uint64_t server_flags = 0;  // the server's own; the kernel only keeps them
