@@ -7,8 +7,6 @@
 namespace ashlar::cli {
 namespace {
 
-constexpr int kCpuMost = 65'535;
-
 // Takes a number from the front; negative if there is none.
 int take_number(std::string_view& text) {
     int number = -1;

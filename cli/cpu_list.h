@@ -9,6 +9,8 @@
 
 namespace ashlar::cli {
 
+constexpr int kCpuMost = 65'535;  // the largest number of one
+
 // One list.
 [[nodiscard]] Parsed<std::vector<int>> parse_cpus(std::string_view text);
 // One for each queue, with slashes between: "0/1/2-3".

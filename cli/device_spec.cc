@@ -11,7 +11,6 @@ namespace ashlar::cli {
 namespace {
 
 constexpr std::uint64_t kIdMost = 1'048'575;
-constexpr std::uint64_t kCpuMost = 65'535;
 constexpr std::uint64_t kIdleMsMost = 3'600'000;
 
 constexpr std::array kInfos = {

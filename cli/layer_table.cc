@@ -131,7 +131,7 @@ struct NamedFormat {
     std::string_view key;
     Metadata format;
 };
-constexpr std::array kFormats = {
+constexpr std::array kMetadataFormats = {
     NamedFormat{"crc16", {.size = 8, .checksum = Checksum::crc16_t10dif, .reference_tag = true}},
     NamedFormat{"crc64", {.size = 16, .checksum = Checksum::crc64_nvme, .reference_tag = true}},
     NamedFormat{"ip", {.size = 8, .checksum = Checksum::ip, .reference_tag = true}},
@@ -155,7 +155,7 @@ constexpr std::array<std::string_view, 2> kMetadataExamples = {
 OpenBackend prepare_metadata(SpecReader& reader, std::vector<OpenBackend>&& below) {
     MetadataOptions options;
     int formats = 0;
-    for (const auto& [key, format] : kFormats) {
+    for (const auto& [key, format] : kMetadataFormats) {
         if (!reader.has(key)) continue;
         options.format = format;
         ++formats;

@@ -98,7 +98,7 @@ constexpr std::array kEndings = {
     Ending{".vhd", "vpc"},     Ending{".vpc", "vpc"},   Ending{".raw", "raw"},
 };
 
-constexpr std::array<std::string_view, 13> kFormats = {"qcow2", "vmdk",  "vdi", "vhdx",      "vpc",
+constexpr std::array<std::string_view, 13> kImageFormats = {"qcow2", "vmdk",  "vdi", "vhdx",      "vpc",
                                                        "raw",   "qcow",  "qed", "parallels", "dmg",
                                                        "cloop", "bochs", "luks"};
 
@@ -128,9 +128,9 @@ std::vector<std::string> program_of_image(const Spec& spec) {
 OpenBackend prepare_image(SpecReader& reader, std::vector<OpenBackend>&&) {
     load_early();
     if (const std::string* const format = reader.text("format");
-        format != nullptr && std::ranges::find(kFormats, *format) == kFormats.end()) {
+        format != nullptr && std::ranges::find(kImageFormats, *format) == kImageFormats.end()) {
         reader.refuse(fmt::format("{} is '{}'; allowed are {}", reader.labelled("format"), *format,
-                                  fmt::join(kFormats, ", ")));
+                                  fmt::join(kImageFormats, ", ")));
     }
     const std::string* const socket = reader.text("socket");
     if (socket != nullptr && !socket->starts_with('/')) {

@@ -21,6 +21,7 @@
 #include "cli/device_set.h"
 #include "cli/notify.h"
 #include "cli/serve_file.h"
+#include "cli/signals.h"
 
 namespace ashlar::cli {
 namespace {
@@ -29,17 +30,6 @@ struct ServeOptions {
     std::string file;
     bool check = false;
 };
-
-Result<Fd> take_signals() {
-    sigset_t set;
-    sigemptyset(&set);
-    for (const int number : {SIGTERM, SIGINT, SIGQUIT, SIGHUP}) sigaddset(&set, number);
-    sigprocmask(SIG_BLOCK, &set, nullptr);
-    std::signal(SIGPIPE, SIG_IGN);
-    Fd fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-    if (!fd.valid()) return std::unexpected(Error{.operation = "signalfd", .code = errno});
-    return fd;
-}
 
 // Held as long as the process lives: two at once would make every device twice.
 Result<Fd> claim(const std::string& path) {
@@ -188,7 +178,7 @@ int run_serve(const ServeOptions& options) {
     }
     const auto claimed = claim(file->path);
     if (!claimed) return fail(claimed.error());
-    auto signals = take_signals();
+    auto signals = take_signals({SIGTERM, SIGINT, SIGQUIT, SIGHUP});
     if (!signals) return fail(signals.error());
     auto log = open_log(*file);
     if (!log) return fail(log.error());

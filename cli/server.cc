@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -25,6 +24,7 @@
 #include "cli/device_spec.h"
 #include "cli/metrics_text.h"
 #include "cli/server_state.h"
+#include "cli/signals.h"
 #include "cli/store_check.h"
 
 namespace ashlar::cli {
@@ -36,22 +36,6 @@ using namespace std::chrono_literals;
 constexpr timeval kClientTimeout{.tv_sec = 0, .tv_usec = 500'000};
 constexpr auto kRequestTimeout = 500ms;
 constexpr std::size_t kRequestMax = 4096;
-
-// SIGTERM, SIGINT and SIGQUIT by descriptor; SIGHUP and SIGPIPE do nothing. Before any thread
-// exists.
-Result<Fd> take_signals() {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGQUIT);
-    sigprocmask(SIG_BLOCK, &set, nullptr);
-    std::signal(SIGHUP, SIG_IGN);
-    std::signal(SIGPIPE, SIG_IGN);
-    Fd fd(signalfd(-1, &set, SFD_CLOEXEC));
-    if (!fd.valid()) return std::unexpected(Error{.operation = "signalfd", .code = errno});
-    return fd;
-}
 
 // How the device is served.
 nlohmann::json info_json(const Device& device, const DeviceOptions& options,
@@ -315,7 +299,8 @@ int serve_until_the_end(ServerJob& job, Served& served, int signals, Log& log, c
 }  // namespace
 
 int run_server(ServerJob job, Log log, const Ready& ready) {
-    auto signals = take_signals();
+    std::signal(SIGHUP, SIG_IGN);
+    auto signals = take_signals({SIGTERM, SIGINT, SIGQUIT});
     auto served = signals ? bring_up(job, log) : Result<Served>(std::unexpected(signals.error()));
     if (!served) {
         log.write(Level::error, served.error().message());
