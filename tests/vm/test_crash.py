@@ -256,12 +256,6 @@ class Workloads(CrashTest):
     def test_xfs_in_a_file(self):
         self.check_workload("xfs", "file")
 
-    def test_ext4_in_a_file(self):
-        self.check_workload("ext4", "file")
-
-    def test_xfs_in_memory(self):
-        self.check_workload("xfs", "mem")
-
 
 class Crashes(CrashTest):
     """A server that is killed, on a disk with a cache: a crash as it happens."""

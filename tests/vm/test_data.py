@@ -14,7 +14,7 @@ class Verify(DeviceTest):
             for pattern in ("randwrite", "write"):
                 for depth in (1, 128):
                     with self.subTest(block=block, pattern=pattern, depth=depth):
-                        size = 4 * MIB if depth == 1 else 32 * MIB
+                        size = 2 * MIB if depth == 1 else 16 * MIB
                         result = fio(device["block_device"], rw=pattern, bs=block, iodepth=depth,
                                      size=size, verify="crc32c", verify_fatal=1, do_verify=1)
                         job = result["jobs"][0]

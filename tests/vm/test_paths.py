@@ -28,21 +28,29 @@ class DataPaths(DeviceTest):
         cls.store.close()
 
     def verify(self, *arguments):
-        """Checksums of random sizes, then a file system that is mounted twice."""
+        """Checksums of random sizes, written and read at depth."""
+        device = add(*arguments)
+        result = fio(device["block_device"], rw="randwrite", bsrange="4k-256k", iodepth=32,
+                     size=6 * MIB, verify="crc32c", verify_fatal=1, do_verify=1)
+        self.assertEqual(result["jobs"][0]["error"], 0)
+        self.end(device)
+        return device
+
+    def verify_file_system(self, *arguments):
+        """A file system that is mounted twice."""
         device = add(*arguments)
         path = device["block_device"]
-        result = fio(path, rw="randwrite", bsrange="4k-256k", iodepth=32, size=12 * MIB,
-                     verify="crc32c", verify_fatal=1, do_verify=1)
-        self.assertEqual(result["jobs"][0]["error"], 0)
         run("mkfs.ext4", "-q", "-F", path)
         with Mounted(path) as point:
             run("cp", "/bin/bash", f"{point}/copy")
         with Mounted(path) as point:
             run("cmp", "/bin/bash", f"{point}/copy")
+        self.end(device)
+
+    def end(self, device):
         counters = ashlar_json("show", device["id"])["queue_counters"]
         self.assertEqual(sum(queue["errors"] for queue in counters), 0)
         ashlar("del", device["id"])
-        return device
 
     def refused(self, arguments, *words):
         result = ashlar("add", *arguments, check=False)
@@ -71,7 +79,7 @@ class DataPaths(DeviceTest):
                     else:
                         self.verify(*options)
         with self.subTest("auto"):
-            self.verify(*make(), "--queues", "2")
+            self.verify_file_system(*make(), "--queues", "2")
 
     def test_memory(self):
         self.every_path(False, lambda: ["mem", "--size", "64M"])

@@ -13,7 +13,7 @@ from support import (DeviceTest, Mounted, ashlar, ashlar_json, fio, kernel_featu
                      servers, wait_until)
 
 EXAMPLE = os.path.join(os.path.dirname(__file__), "../../examples/serve.toml")
-MANY = int(os.environ.get("ASHLAR_SERVE_DEVICES", "100"))
+MANY = int(os.environ.get("ASHLAR_SERVE_DEVICES", "40"))
 
 
 def status_of(pid, field):

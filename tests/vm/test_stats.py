@@ -215,7 +215,7 @@ class Top(DeviceTest):
                         and 49 <= float(words[9]) <= 58
                         and words[10] == "ms")
             wait_until(as_known, "rate and latency are those of the load", 20)
-            self.assertIn("mem of 64 MiB, 1 queues of depth 128", self.screen())
+            self.assertIn("mem of 64 MiB, 1 queues of depth 256", self.screen())
             self.tmux("send-keys", "-t", "top", "Down")
             wait_until(lambda: "/dev/ublkb1: null" in self.screen(), "the other one is picked")
             self.tmux("send-keys", "-t", "top", "s")
