@@ -32,5 +32,8 @@ FULL = (crossed(["randread", "randwrite", "randrw"], ["4k"], [1, 16, 64, 128]) +
         crossed(["randread", "randwrite"], ["4k"], [64], [2, 4]) +
         crossed(["read", "write"], ["128k", "1M"], [16]) +
         [Workload("fsync", "4k", 1), Workload("fsync", "4k", 16), Workload("trim", "4k", 16)])
-SETS = {"quick": QUICK, "full": FULL}
-ALL = {workload.name: workload for workload in FULL}
+# How it grows with those who use it: in real time, for each needs CPUs.
+JOBS = (crossed(["randread", "randwrite"], ["4k"], [64], [1, 4]) +
+        crossed(["randread"], ["4k"], [1], [1, 2, 4]) + crossed(["randread"], ["4k"], [64], [2]))
+SETS = {"quick": QUICK, "full": FULL, "jobs": JOBS}
+ALL = {workload.name: workload for workload in FULL + JOBS}
