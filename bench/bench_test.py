@@ -15,7 +15,7 @@ import table
 from commands import main
 from measure import figures
 from targets import TARGETS
-from workloads import ALL, FULL, QUICK
+from workloads import ALL, QUICK, SETS
 
 
 def row(target="null", workload="4k randread QD1", iops=1000.0, ns=5000.0, spread=0.0):
@@ -47,7 +47,10 @@ def bench(*words):
 
 class Selections(unittest.TestCase):
     def test_names_are_of_one_each(self):
-        self.assertEqual(len(ALL), len(FULL))
+        for workloads in SETS.values():
+            self.assertEqual(len({workload.name for workload in workloads}), len(workloads))
+            for workload in workloads:
+                self.assertEqual(ALL[workload.name].options(), workload.options())
         self.assertEqual(len({target.name for target in TARGETS}), len(TARGETS))
         self.assertLessEqual({workload.name for workload in QUICK}, set(ALL))
         self.assertLessEqual({case[1] for case in budget.CASES}, set(ALL))

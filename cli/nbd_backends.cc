@@ -98,9 +98,9 @@ constexpr std::array kEndings = {
     Ending{".vhd", "vpc"},     Ending{".vpc", "vpc"},   Ending{".raw", "raw"},
 };
 
-constexpr std::array<std::string_view, 13> kImageFormats = {"qcow2", "vmdk",  "vdi", "vhdx",      "vpc",
-                                                       "raw",   "qcow",  "qed", "parallels", "dmg",
-                                                       "cloop", "bochs", "luks"};
+constexpr std::array<std::string_view, 13> kImageFormats = {
+    "qcow2", "vmdk",      "vdi", "vhdx",  "vpc",   "raw", "qcow",
+    "qed",   "parallels", "dmg", "cloop", "bochs", "luks"};
 
 const SpecOption* find_option(const Spec& spec, std::string_view key) {
     const auto found = std::ranges::find(spec.options, key, &SpecOption::key);

@@ -1,9 +1,9 @@
 // Signals of a process that serves: read where it waits, handled nowhere.
 #pragma once
 
+#include <ashlar/result.h>
 #include <initializer_list>
 
-#include "ashlar/result.h"
 #include "base/fd.h"
 
 namespace ashlar::cli {

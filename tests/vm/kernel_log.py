@@ -36,7 +36,7 @@ IO_ERRORS = [
     (r"^Buffer I/O error on dev", "the page cache's too"),
     (r"^EXT4-fs|^JBD2|^Aborting journal|^XFS \(|^FAT-fs", "file systems notice"),
     (r"lost (async|sync) page write", "the page cache's too"),
-    (r"lost (filesystem|file I/O) error report", "as many failed at once as the kernel cannot queue"),
+    (r"lost (filesystem|file I/O) error report", "more failed at once than the kernel can queue"),
     (r"^Dev ublkb\d+: unable to read RDB block", "so does who looks for partitions"),
     (r": \d+ callbacks suppressed$", "many of these"),
 ]
