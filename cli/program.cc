@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -69,6 +70,9 @@ std::shared_ptr<ProgramEnd> make_shared_end() {
     return {new (memory) ProgramEnd, [](ProgramEnd* end) { munmap(end, sizeof(ProgramEnd)); }};
 }
 
+// Before this process comes with its disks: what it starts later does not.
+const int kNiceAtStart = getpriority(PRIO_PROCESS, 0);
+
 // The child of the fork. Answers only when it could not become the program.
 int become(std::vector<char*>& words, const Fd& listener, const Fd& output, pid_t parent) {
     prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -78,6 +82,7 @@ int become(std::vector<char*>& words, const Fd& listener, const Fd& output, pid_
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
     for (const int number : {SIGPIPE, SIGHUP}) std::signal(number, SIG_DFL);
+    setpriority(PRIO_PROCESS, 0, kNiceAtStart);
     const Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
     if (dup2(null.get(), STDIN_FILENO) < 0 || dup2(output.get(), STDOUT_FILENO) < 0 ||
         dup2(output.get(), STDERR_FILENO) < 0) {

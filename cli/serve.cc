@@ -20,6 +20,7 @@
 #include "cli/command.h"
 #include "cli/device_set.h"
 #include "cli/notify.h"
+#include "cli/process.h"
 #include "cli/serve_file.h"
 #include "cli/signals.h"
 
@@ -70,6 +71,7 @@ public:
             log_.write(Level::error, "none of the devices can be served");
             return kFailure;
         }
+        come_with_disks(file.nice);
         log_.write(Level::info, status());
         notify_.send("READY=1\nSTATUS=" + status());
         return serve();

@@ -23,6 +23,7 @@
 #include "cli/command.h"
 #include "cli/device_spec.h"
 #include "cli/metrics_text.h"
+#include "cli/process.h"
 #include "cli/server_state.h"
 #include "cli/signals.h"
 #include "cli/store_check.h"
@@ -307,6 +308,7 @@ int run_server(ServerJob job, Log log, const Ready& ready) {
         static_cast<void>(ready(std::unexpected(served.error())));
         return kFailure;
     }
+    come_with_disks(job.device.nice);
     try {
         return serve_until_the_end(job, *served, signals->get(), log, ready);
     } catch (const std::exception& error) {

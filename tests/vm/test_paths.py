@@ -130,7 +130,9 @@ class DataPaths(DeviceTest):
                 names = {int(t): Path(f"/proc/{device['pid']}/task/{t}/comm").read_text()
                          for t in threads}
                 queues = [t for t, name in names.items() if name.startswith("ublk")]
-                self.assertEqual([os.getpriority(os.PRIO_PROCESS, t) for t in queues], [expected])
+                # And so does the thread that is asked about them.
+                self.assertEqual([os.getpriority(os.PRIO_PROCESS, t)
+                                  for t in (*queues, device["pid"])], [expected, expected])
 
     def test_null_reads_zeroes_on_every_path(self):
         for path in PATHS:

@@ -48,7 +48,8 @@ def start_load(device, offset=0, size=64 * MIB, **options):
 
 
 def requests(device):
-    queues = ashlar_json("show", device["id"])["queue_counters"]
+    # None: the server had no time to answer.
+    queues = ashlar_json("show", device["id"])["queue_counters"] or []
     return sum(queue["reads"] + queue["writes"] for queue in queues)
 
 
