@@ -1,4 +1,4 @@
-// Lists of CPUs, as the kernel writes them: "0-3,8".
+// Lists of CPUs, as users write them.
 #pragma once
 
 #include <string>
@@ -8,8 +8,6 @@
 #include "cli/backend_spec.h"
 
 namespace ashlar::cli {
-
-constexpr int kCpuMost = 65'535;  // the largest number of one
 
 // One list.
 [[nodiscard]] Parsed<std::vector<int>> parse_cpus(std::string_view text);

@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "base/cpu_list.h"
 #include "cli/cpu_list.h"
 #include "cli/spec_reader.h"
 
