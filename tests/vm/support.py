@@ -153,6 +153,11 @@ def kernel_features():
             if feature["available"]}
 
 
+def queue_counters(device_id):
+    """Of each queue; none while the server has no time to answer."""
+    return ashlar_json("show", device_id)["queue_counters"] or []
+
+
 def sysfs(device, attribute):
     return read_text(f"/sys/block/{device}/queue/{attribute}").strip()
 

@@ -10,7 +10,7 @@ import unittest
 
 from kernel_log import IO_ERRORS, KernelLog
 from support import (DeviceTest, NOTHING, Store, add, ashlar, ashlar_json, fio, kernel_features,
-                     kill_server, read_text, traces, wait_until)
+                     kill_server, queue_counters, read_text, traces, wait_until)
 
 MIB = 1 << 20
 JOBS = 8
@@ -48,9 +48,7 @@ def start_load(device, offset=0, size=64 * MIB, **options):
 
 
 def requests(device):
-    # None: the server had no time to answer.
-    queues = ashlar_json("show", device["id"])["queue_counters"] or []
-    return sum(queue["reads"] + queue["writes"] for queue in queues)
+    return sum(queue["reads"] + queue["writes"] for queue in queue_counters(device["id"]))
 
 
 def timed_removal(device):
