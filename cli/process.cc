@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <poll.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <cerrno>
@@ -49,7 +48,5 @@ bool await_end(const Fd& process, int bound_ms) {
     } while (ready < 0 && errno == EINTR);
     return ready > 0;
 }
-
-void come_with_disks(int nice) { setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), nice); }
 
 }  // namespace ashlar::cli

@@ -1,4 +1,4 @@
-// This process, and others by number.
+// Other processes, by number.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +19,5 @@ namespace ashlar::cli {
 
 // Whether it ends within the time. bound_ms: -1: without end.
 bool await_end(const Fd& process, int bound_ms);
-
-// The calling thread answers for disks: it comes when their own threads do (DeviceOptions::nice),
-// else a busy disk keeps it from the CPU for seconds. A hint: where the process may not, it stays.
-void come_with_disks(int nice);
 
 }  // namespace ashlar::cli

@@ -17,10 +17,10 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/thread_nice.h"
 #include "cli/command.h"
 #include "cli/device_set.h"
 #include "cli/notify.h"
-#include "cli/process.h"
 #include "cli/serve_file.h"
 #include "cli/signals.h"
 
@@ -71,7 +71,7 @@ public:
             log_.write(Level::error, "none of the devices can be served");
             return kFailure;
         }
-        come_with_disks(file.nice);
+        set_thread_nice(file.nice);  // it answers for the disks: see run_server
         log_.write(Level::info, status());
         notify_.send("READY=1\nSTATUS=" + status());
         return serve();

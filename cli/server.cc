@@ -18,12 +18,12 @@
 #include <thread>
 
 #include "base/fd.h"
+#include "base/thread_nice.h"
 #include "cli/backend_table.h"
 #include "cli/bring_up.h"
 #include "cli/command.h"
 #include "cli/device_spec.h"
 #include "cli/metrics_text.h"
-#include "cli/process.h"
 #include "cli/server_state.h"
 #include "cli/signals.h"
 #include "cli/store_check.h"
@@ -308,7 +308,8 @@ int run_server(ServerJob job, Log log, const Ready& ready) {
         static_cast<void>(ready(std::unexpected(served.error())));
         return kFailure;
     }
-    come_with_disks(job.device.nice);
+    // This thread answers for the disk: it comes when the disk's own do, or they keep it waiting.
+    set_thread_nice(job.device.nice);
     try {
         return serve_until_the_end(job, *served, signals->get(), log, ready);
     } catch (const std::exception& error) {

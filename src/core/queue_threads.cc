@@ -2,7 +2,6 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <sys/resource.h>
 #include <unistd.h>
 #include <cerrno>
 #include <csignal>
@@ -10,6 +9,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/thread_nice.h"
 #include "kernel/features.h"
 
 namespace ashlar {
@@ -154,11 +154,6 @@ void QueueThread::pin_to(const std::vector<int>& cpus) noexcept {
     if (CPU_COUNT(&set) > 0) sched_setaffinity(0, sizeof(set), &set);
 }
 
-void QueueThread::set_nice(int nice) noexcept {
-    // A hint too: without the right to it, the thread keeps what it has.
-    setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), nice);
-}
-
 Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const ThreadOptions& options,
                                                                  Lifetime lifetime,
                                                                  const ReactorFactory& factory,
@@ -185,7 +180,7 @@ Result<std::shared_ptr<QueueThreadPool>> QueueThreadPool::create(const ThreadOpt
         auto thread = QueueThread::create(factory, ring, name + std::to_string(index), pool.get());
         if (!thread) return std::unexpected(thread.error());
         // Not before its ring stands: a thread of the kernel that polls it has no such right.
-        (*thread)->post([nice = options.nice](QueueThread&) { QueueThread::set_nice(nice); });
+        (*thread)->post([nice = options.nice](QueueThread&) { set_thread_nice(nice); });
         pool->threads_.push_back(std::move(*thread));
     }
     return pool;

@@ -53,7 +53,6 @@ public:
     // See Queue::resize.
     [[nodiscard]] bool resize(DeviceId device, std::uint64_t size) noexcept;
     static void pin_to(const std::vector<int>& cpus) noexcept;
-    static void set_nice(int nice) noexcept;
 
 private:
     explicit QueueThread(QueueThreadPool* pool) noexcept : pool_(pool) {}

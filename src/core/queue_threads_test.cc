@@ -14,6 +14,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/thread_nice.h"
 #include "kernel/features.h"
 #include "support/fake_char_device.h"
 #include "support/fake_reactor.h"
@@ -210,10 +211,10 @@ TEST(QueueThread, ItsPriorityIsItsOwnAndAWish) {
         return getpriority(PRIO_PROCESS, static_cast<id_t>(gettid()));
     };
     const int before = getpriority(PRIO_PROCESS, 0);
-    on_thread(*thread, [](QueueThread& self) { self.set_nice(19); });  // always allowed
+    on_thread(*thread, [](QueueThread&) { set_thread_nice(19); });  // always allowed
     EXPECT_EQ(on_thread(*thread, nice), 19);
     EXPECT_EQ(getpriority(PRIO_PROCESS, 0), before);
-    on_thread(*thread, [](QueueThread& self) { self.set_nice(-20); });
+    on_thread(*thread, [](QueueThread&) { set_thread_nice(-20); });
     const int after = on_thread(*thread, nice);
     EXPECT_TRUE(after == -20 || after == 19) << after;
 }
