@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "base/fd.h"
-#include "base/thread_nice.h"
+#include "base/thread_scheduling.h"
 #include "cli/command.h"
 #include "cli/device_set.h"
 #include "cli/notify.h"

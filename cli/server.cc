@@ -18,7 +18,7 @@
 #include <thread>
 
 #include "base/fd.h"
-#include "base/thread_nice.h"
+#include "base/thread_scheduling.h"
 #include "cli/backend_table.h"
 #include "cli/bring_up.h"
 #include "cli/command.h"

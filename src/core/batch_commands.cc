@@ -207,6 +207,7 @@ private:
         const std::size_t count =
             bytes > 0 ? static_cast<std::size_t>(bytes) / sizeof(std::uint16_t) : 0;
         ASHLAR_ASSERT(count <= kTagsPerBuffer);
+        queue_.reactor().add_brought(count);
         const std::uint16_t* tags = delivered_.data() + buffer * kTagsPerBuffer;
         for (std::size_t i = 0; i < count; ++i) {
             ASHLAR_ASSERT(tags[i] < queue_.config().depth);

@@ -194,6 +194,7 @@ TEST_F(BatchCommandsTest, OneCompletionDeliversSeveralRequests) {
     const std::size_t buffers = reactor.buffers_free(group);
     deliver_reads({2, 0, 3});
     ASSERT_EQ(session.requests.size(), 3U);
+    EXPECT_EQ(reactor.take_brought(), 3U);
     EXPECT_EQ(session.requests[0].tag, 2);
     EXPECT_EQ(session.requests[0].offset, 2U * 4096);
     EXPECT_EQ(session.requests[1].tag, 0);

@@ -9,7 +9,7 @@
 #include <system_error>
 #include <utility>
 
-#include "base/thread_nice.h"
+#include "base/thread_scheduling.h"
 #include "kernel/features.h"
 
 namespace ashlar {
@@ -101,6 +101,8 @@ void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& optio
         ended_ = false;
     }
     ready({});
+    // Polling takes no turns.
+    judges_turns_ = !options.polling && options.busy_poll == options.busy_poll.zero();
     serve_queues();
     {
         const std::lock_guard lock(mutex_);
@@ -114,7 +116,11 @@ void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& optio
 
 void QueueThread::serve_queues() {
     int code = 0;
-    while (code == 0 && !quit_) code = reactor_->run_once(std::nullopt);
+    while (code == 0 && !quit_) {
+        code = reactor_->run_once(std::nullopt);
+        if (judge_.round(reactor_->take_brought()) && judges_turns_) [[unlikely]]
+            judges_turns_ = set_thread_turns(judge_.turns());
+    }
     for (auto& queue : queues_) queue->fail(code != 0 ? code : ECANCELED);
 }
 

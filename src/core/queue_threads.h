@@ -13,6 +13,7 @@
 #include <ashlar/device.h>
 
 #include "core/queue.h"
+#include "core/turn_judge.h"
 #include "reactor/reactor.h"
 
 namespace ashlar {
@@ -65,6 +66,8 @@ private:
     OffloadPool offload_;
     std::vector<std::unique_ptr<Queue>> queues_;
     bool quit_ = false;
+    TurnJudge judge_;
+    bool judges_turns_ = false;
     std::mutex mutex_;   // guards ended_, and reactor_ against post() from other threads
     bool ended_ = true;  // no reactor: before it stands, and after the loop
     std::thread thread_;

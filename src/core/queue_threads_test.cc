@@ -14,7 +14,7 @@
 
 #include <gtest/gtest.h>
 
-#include "base/thread_nice.h"
+#include "base/thread_scheduling.h"
 #include "kernel/features.h"
 #include "support/fake_char_device.h"
 #include "support/fake_reactor.h"
@@ -217,6 +217,66 @@ TEST(QueueThread, ItsPriorityIsItsOwnAndAWish) {
     on_thread(*thread, [](QueueThread&) { set_thread_nice(-20); });
     const int after = on_thread(*thread, nice);
     EXPECT_TRUE(after == -20 || after == 19) << after;
+}
+
+// ---- How it takes turns (on kernels that know of it) --------------------------------------------
+
+bool knows_turns() {
+    return kernel::running_kernel_version() >= kernel::since::deadline_scheduler;
+}
+
+int policy_of(QueueThread& thread) {
+    return on_thread(thread, [](QueueThread&) { return sched_getscheduler(0); });
+}
+
+void bring(QueueThread& thread, unsigned each, int rounds) {
+    for (int i = 0; i < rounds; ++i) {
+        on_thread(thread, [&](QueueThread& self) { self.reactor().add_brought(each); });
+    }
+}
+
+TEST(QueueThread, LetsWakeUpsGatherWhereARoundBringsMany) {
+    Fakes fakes;
+    auto thread = make_thread(fakes.factory());
+    EXPECT_EQ(policy_of(*thread), SCHED_OTHER);
+    for (int i = 0; i < 3; ++i) {
+        bring(*thread, 64, 30);
+        EXPECT_EQ(policy_of(*thread), knows_turns() ? SCHED_BATCH : SCHED_OTHER);
+        bring(*thread, 0, 16);
+        EXPECT_EQ(policy_of(*thread), SCHED_OTHER);
+    }
+}
+
+TEST(QueueThread, HowItTakesTurnsLeavesItsPriority) {
+    Fakes fakes;
+    auto thread = make_thread(fakes.factory());
+    on_thread(*thread, [](QueueThread&) { set_thread_nice(7); });
+    bring(*thread, 64, 30);
+    bring(*thread, 0, 16);
+    EXPECT_EQ(on_thread(*thread, [](QueueThread&) { return getpriority(PRIO_PROCESS, 0); }), 7);
+}
+
+TEST(QueueThread, LeavesAPolicyThatSomebodyGaveIt) {
+    Fakes fakes;
+    auto thread = make_thread(fakes.factory());
+    on_thread(*thread, [](QueueThread&) {
+        const sched_param none{};
+        EXPECT_EQ(sched_setscheduler(0, SCHED_IDLE, &none), 0);
+    });
+    bring(*thread, 64, 30);
+    bring(*thread, 0, 16);
+    EXPECT_EQ(policy_of(*thread), SCHED_IDLE);
+}
+
+TEST(QueueThread, OneThatPollsTakesNoTurns) {
+    for (const ReactorOptions& polls :
+         {ReactorOptions{.polling = SubmissionPolling{}}, ReactorOptions{.busy_poll = 1us}}) {
+        Fakes fakes;
+        auto thread = QueueThread::create(fakes.factory(), polls, "t");
+        ASSERT_TRUE(thread);
+        bring(**thread, 64, 30);
+        EXPECT_EQ(policy_of(**thread), SCHED_OTHER);
+    }
 }
 
 TEST(QueueThread, QuitEndsItAndThenNothingCanBePosted) {

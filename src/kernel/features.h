@@ -60,6 +60,7 @@ inline constexpr KernelVersion driver{6, 0};
 inline constexpr KernelVersion get_dev_info2{6, 3};  // with unprivileged_dev
 inline constexpr KernelVersion devt_params{6, 3};
 inline constexpr KernelVersion get_features{6, 5};
+inline constexpr KernelVersion deadline_scheduler{6, 6};  // EEVDF
 inline constexpr KernelVersion del_dev_async{6, 9};
 // io_uring lets go of a registered file as soon as its own commands are done.
 inline constexpr KernelVersion prompt_file_release{6, 13};

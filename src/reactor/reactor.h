@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include <ashlar/device.h>
 #include <ashlar/io.h>
@@ -137,6 +138,9 @@ public:
 
     // Rounds made so far.
     [[nodiscard]] std::uint64_t rounds() const noexcept { return rounds_; }
+    // What they brought since this was last asked. One completion may stand for several things.
+    [[nodiscard]] unsigned take_brought() noexcept { return std::exchange(brought_, 0); }
+    void add_brought(std::size_t count) noexcept { brought_ += static_cast<unsigned>(count); }
 
 protected:
     void run_hooks() noexcept {
@@ -148,6 +152,7 @@ protected:
         }
     }
     std::uint64_t rounds_ = 0;
+    unsigned brought_ = 0;
 
 private:
     RoundHook* hooks_ = nullptr;

@@ -403,6 +403,7 @@ private:
                 operation->complete(cqe.res, cqe.flags);
         }
         io_uring_smp_store_release(ring_.cq.khead, end);
+        add_brought(end - first);
         return end != first;
     }
 

@@ -173,12 +173,15 @@ TEST(UringReactor, OneRoundTakesAllThatIsThere) {
     const FileSlot slot = add(*reactor, null);
     settle(*reactor);
     const std::uint64_t before = reactor->rounds();
+    (void)reactor->take_brought();
     std::vector<Recorder> operations(64);
     for (Recorder& operation : operations) {
         reactor->io_command(fetch(slot), operation);
     }
     ASSERT_EQ(reactor->run_once(std::nullopt), 0);
     EXPECT_EQ(reactor->rounds(), before + 1);
+    EXPECT_EQ(reactor->take_brought(), 64U);
+    EXPECT_EQ(reactor->take_brought(), 0U);
     for (const Recorder& operation : operations) EXPECT_EQ(operation.calls, 1);
 }
 
