@@ -101,8 +101,9 @@ void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& optio
         ended_ = false;
     }
     ready({});
-    // Polling takes no turns.
-    judges_turns_ = !options.polling && options.busy_poll == options.busy_poll.zero();
+    // Polling takes no turns, and schedulers before this one let wait for longer.
+    judges_turns_ = !options.polling && options.busy_poll == options.busy_poll.zero() &&
+                    kernel::running_kernel_version() >= kernel::since::deadline_scheduler;
     serve_queues();
     {
         const std::lock_guard lock(mutex_);
