@@ -18,8 +18,8 @@ enum class Turns {
     gathered,  // it waits until they sleep or have had their share, so that one turn is for many
                // wake-ups: SCHED_BATCH
 };
-// Changes to it from the other. False when there is no such choice: somebody gave the thread
-// another policy.
+// Changes to it from the other. False when there is no such choice: the thread has another policy,
+// from outside, or may not change it.
 inline bool set_thread_turns(Turns turns) noexcept {
     const bool gathered = turns == Turns::gathered;
     if (sched_getscheduler(0) != (gathered ? SCHED_OTHER : SCHED_BATCH)) return false;

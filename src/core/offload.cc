@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "base/assert.h"
+#include "base/thread_scheduling.h"
 #include "core/io_scope.h"
 
 namespace ashlar {
@@ -44,6 +45,7 @@ void OffloadPool::run(OffloadedCall& call) noexcept {
 
 void OffloadPool::serve() {
     pthread_setname_np(pthread_self(), "ashlar-offload");
+    set_thread_turns(Turns::prompt);  // whatever its maker did just then
     std::unique_lock lock(mutex_);
     while (true) {
         ++idle_;

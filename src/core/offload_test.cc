@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/thread_scheduling.h"
 #include "core/io_scope.h"
 #include "support/ring_runner.h"
 
@@ -89,6 +90,19 @@ TEST_F(OffloadTest, RunsOnAnotherThreadAndResumesOnThisOne) {
     EXPECT_EQ(ring.run(offload(ring.io(), []() noexcept { return IoResult::from_errno(ENOSPC); }))
                   .error(),
               ENOSPC);
+}
+
+TEST_F(OffloadTest, ItsThreadsDoNotLetWakeUpsGatherBecauseTheirMakerDid) {
+    ASSERT_TRUE(set_thread_turns(Turns::gathered));
+    int policy = -1;
+    EXPECT_TRUE(ring.run(offload(ring.io(),
+                                 [&policy]() noexcept {
+                                     policy = sched_getscheduler(0);
+                                     return IoResult::bytes(0);
+                                 }))
+                    .ok());
+    EXPECT_EQ(policy, SCHED_OTHER);
+    EXPECT_TRUE(set_thread_turns(Turns::prompt));
 }
 
 TEST_F(OffloadTest, SeveralRunAtOnce) {

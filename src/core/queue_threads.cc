@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/thread_scheduling.h"
+#include "base/tick_clock.h"
 #include "kernel/features.h"
 
 namespace ashlar {
@@ -101,9 +102,10 @@ void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& optio
         ended_ = false;
     }
     ready({});
-    // Polling takes no turns, and schedulers before this one let wait for longer.
-    judges_turns_ = !options.polling && options.busy_poll == options.busy_poll.zero() &&
-                    kernel::running_kernel_version() >= kernel::since::deadline_scheduler;
+    // A kernel thread that polls needs no turn of this one, and schedulers before this one have a
+    // thread that gathers wait for longer.
+    judges_turns_ =
+        !options.polling && kernel::running_kernel_version() >= kernel::since::deadline_scheduler;
     serve_queues();
     {
         const std::lock_guard lock(mutex_);
@@ -116,10 +118,11 @@ void QueueThread::run(const ReactorFactory& factory, const ReactorOptions& optio
 }
 
 void QueueThread::serve_queues() {
+    const auto now = [clock = TickClock::monotonic()] { return clock.now(); };
     int code = 0;
     while (code == 0 && !quit_) {
         code = reactor_->run_once(std::nullopt);
-        if (judge_.round(reactor_->take_brought()) && judges_turns_) [[unlikely]]
+        if (judges_turns_ && judge_.round(reactor_->take_brought(), now)) [[unlikely]]
             judges_turns_ = set_thread_turns(judge_.turns());
     }
     for (auto& queue : queues_) queue->fail(code != 0 ? code : ECANCELED);
