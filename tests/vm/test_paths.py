@@ -1,11 +1,12 @@
 """Every backend with every data path and every kind of commands: bytes come back, or a refusal says
 what is needed."""
 import os
+import subprocess
 import unittest
 from pathlib import Path
 
 from support import (DeviceTest, Mounted, Store, add, ashlar, ashlar_json, fio, kernel_features,
-                     run)
+                     read_text, run, wait_until)
 
 MIB = 1 << 20
 PATHS = ("zero-copy", "zero-copy-manual", "user-copy", "get-data", "copy")
@@ -133,6 +134,21 @@ class DataPaths(DeviceTest):
                 # And so does the thread that is asked about them.
                 self.assertEqual([os.getpriority(os.PRIO_PROCESS, t)
                                   for t in (*queues, device["pid"])], [expected, expected])
+
+    def test_wake_ups_gather_where_one_submits_many_on_the_threads_cpu(self):
+        device = add("null", "--no-fill", "--cpus", "0")
+        queue, = (int(t) for t in os.listdir(f"/proc/{device['pid']}/task")
+                  if read_text(f"/proc/{device['pid']}/task/{t}/comm").startswith("ublk"))
+        for depth, policy in [(64, os.SCHED_BATCH), (1, os.SCHED_OTHER), (64, os.SCHED_BATCH)]:
+            with self.subTest(depth=depth), subprocess.Popen(
+                    ["fio", "--name=load", f"--filename={device['block_device']}", "--direct=1",
+                     "--rw=randread", "--bs=4k", "--ioengine=io_uring", f"--iodepth={depth}",
+                     "--thread=1", "--cpus_allowed=0", "--time_based", "--runtime=100"],
+                    cwd="/tmp", stdout=subprocess.DEVNULL) as load:
+                try:
+                    wait_until(lambda: os.sched_getscheduler(queue) == policy, f"policy {policy}")
+                finally:
+                    load.kill()
 
     def test_null_reads_zeroes_on_every_path(self):
         for path in PATHS:
