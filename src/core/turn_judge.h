@@ -38,7 +38,7 @@ public:
 
 private:
     static constexpr unsigned kMany = 4;  // completions a round
-    static constexpr unsigned kLeftOutMost = 512;
+    static constexpr unsigned kLeftOutMost = 256;
     static constexpr std::uint64_t kLongest = 10'000'000'000;  // nanoseconds; none may overflow
 
     struct Window {
@@ -49,9 +49,9 @@ private:
     [[nodiscard]] bool is_worth_it(const Window& gathered) const noexcept {
         return gathered.brought >= std::uint64_t{kMany} * kRounds &&
                gathered.brought >= 2 * prompt_.brought &&
-               // At three quarters of the speed at least: what eight rounds take varies.
-               4 * gathered.brought * prompt_.nanoseconds >=
-                   3 * prompt_.brought * gathered.nanoseconds;
+               // At half the speed at least: what eight rounds take varies. Beside somebody who
+               // computes it would be a quarter and less.
+               2 * gathered.brought * prompt_.nanoseconds >= prompt_.brought * gathered.nanoseconds;
     }
 
     // In vain, it is tried ever less often.
