@@ -120,8 +120,10 @@ TEST(TurnJudge, AtTheEdgeItChangesSeldom) {
     Seen seen;
     for (int i = 0; i < 1'000; ++i) {  // now more, now less
         const unsigned bring = i % 3 == 0 ? 3 : 5;
-        const Seen more = thread.run(
-            {.prompt = {.bring = 1}, .gathered = {.bring = bring, .take = bring * 12'000}}, 100);
+        const Seen more =
+            thread.run({.prompt = {.bring = 1},
+                        .gathered = {.bring = bring, .take = bring * std::uint64_t{12'000}}},
+                       100);
         seen.changes += more.changes;
     }
     EXPECT_LE(seen.changes, 2'500) << "one round of forty";
