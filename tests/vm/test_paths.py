@@ -143,10 +143,11 @@ class DataPaths(DeviceTest):
             with self.subTest(depth=depth), subprocess.Popen(
                     ["fio", "--name=load", f"--filename={device['block_device']}", "--direct=1",
                      "--rw=randread", "--bs=4k", "--ioengine=io_uring", f"--iodepth={depth}",
-                     "--thread=1", "--cpus_allowed=0", "--time_based", "--runtime=100"],
+                     "--thread=1", "--cpus_allowed=0", "--time_based", "--runtime=300"],
                     cwd="/tmp", stdout=subprocess.DEVNULL) as load:
                 try:
-                    wait_until(lambda: os.sched_getscheduler(queue) == policy, f"policy {policy}")
+                    wait_until(lambda: os.sched_getscheduler(queue) == policy, f"policy {policy}",
+                               seconds=100)
                 finally:
                     load.kill()
 
