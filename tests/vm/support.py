@@ -153,6 +153,15 @@ def kernel_features():
             if feature["available"]}
 
 
+def queue_threads(device):
+    """Name of each queue thread of a device's own -> its id."""
+    directory = f"/proc/{device['pid']}/task"
+    names = {read_text(f"{directory}/{thread}/comm").strip(): int(thread)
+             for thread in os.listdir(directory)}
+    return {name: thread for name, thread in names.items()
+            if name.startswith(f"ublk{device['id']}-q")}
+
+
 def queue_counters(device_id):
     """Of each queue; none while the server has no time to answer."""
     return ashlar_json("show", device_id)["queue_counters"] or []

@@ -3,10 +3,9 @@ what is needed."""
 import os
 import subprocess
 import unittest
-from pathlib import Path
 
 from support import (DeviceTest, Mounted, Store, add, ashlar, ashlar_json, fio, kernel_features,
-                     read_text, run, wait_until)
+                     queue_threads, run, wait_until)
 
 MIB = 1 << 20
 PATHS = ("zero-copy", "zero-copy-manual", "user-copy", "get-data", "copy")
@@ -127,18 +126,14 @@ class DataPaths(DeviceTest):
         for options, expected in [([], -20), (["--nice", "5"], 5), (["--nice=-1"], -1)]:
             with self.subTest(options=options):
                 device = add("null", *options)
-                threads = os.listdir(f"/proc/{device['pid']}/task")
-                names = {int(t): Path(f"/proc/{device['pid']}/task/{t}/comm").read_text()
-                         for t in threads}
-                queues = [t for t, name in names.items() if name.startswith("ublk")]
                 # And so does the thread that is asked about them.
                 self.assertEqual([os.getpriority(os.PRIO_PROCESS, t)
-                                  for t in (*queues, device["pid"])], [expected, expected])
+                                  for t in (*queue_threads(device).values(), device["pid"])],
+                                 [expected, expected])
 
     def test_wake_ups_gather_where_one_submits_many_on_the_threads_cpu(self):
         device = add("null", "--no-fill", "--cpus", "0")
-        queue, = (int(t) for t in os.listdir(f"/proc/{device['pid']}/task")
-                  if read_text(f"/proc/{device['pid']}/task/{t}/comm").startswith("ublk"))
+        queue, = queue_threads(device).values()
         for depth, policy in [(64, os.SCHED_BATCH), (1, os.SCHED_OTHER), (64, os.SCHED_BATCH)]:
             with self.subTest(depth=depth), subprocess.Popen(
                     ["fio", "--name=load", f"--filename={device['block_device']}", "--direct=1",

@@ -4,19 +4,13 @@ import subprocess
 import time
 import unittest
 
-from support import DeviceTest, add, ashlar, ashlar_json, fio, kill_server, run, wait_until
+from support import (DeviceTest, add, ashlar, ashlar_json, fio, kill_server, queue_threads, run,
+                     wait_until)
 
 
 def threads_of(device):
     """Name of each queue thread -> the CPUs it may run on."""
-    directory = f"/proc/{device['pid']}/task"
-    found = {}
-    for thread in os.listdir(directory):
-        with open(f"{directory}/{thread}/comm", encoding="ascii") as comm:
-            name = comm.read().strip()
-        if name.startswith(f"ublk{device['id']}-q"):
-            found[name] = os.sched_getaffinity(int(thread))
-    return found
+    return {name: os.sched_getaffinity(thread) for name, thread in queue_threads(device).items()}
 
 
 class Set(DeviceTest):
