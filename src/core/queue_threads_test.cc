@@ -219,9 +219,16 @@ TEST(QueueThread, ItsPriorityIsItsOwnAndAWish) {
     EXPECT_TRUE(after == -20 || after == 19) << after;
 }
 
-// ---- How it takes turns (on kernels that know of it) --------------------------------------------
+// ---- How it takes turns -------------------------------------------------------------------------
 
-bool knows_turns() { return kernel::running_kernel_version() >= kernel::since::deadline_scheduler; }
+class QueueThreadTurns : public testing::Test {
+protected:
+    void SetUp() override {
+        if (kernel::running_kernel_version() < kernel::since::deadline_scheduler) {
+            GTEST_SKIP() << "a kernel before 6.6: the thread takes none";
+        }
+    }
+};
 
 int policy_of(QueueThread& thread) {
     return on_thread(thread, [](QueueThread&) { return sched_getscheduler(0); });
@@ -236,8 +243,7 @@ void bring(QueueThread& thread, unsigned prompt, unsigned gathered, int rounds) 
     }
 }
 
-TEST(QueueThread, LetsWakeUpsGatherWhereARoundThenBringsMany) {
-    if (!knows_turns()) GTEST_SKIP() << "a kernel before 6.6";
+TEST_F(QueueThreadTurns, LetsWakeUpsGatherWhereARoundThenBringsMany) {
     Fakes fakes;
     auto thread = make_thread(fakes.factory());
     on_thread(*thread, [](QueueThread&) { set_thread_nice(7); });
@@ -251,8 +257,7 @@ TEST(QueueThread, LetsWakeUpsGatherWhereARoundThenBringsMany) {
     }
 }
 
-TEST(QueueThread, LeavesAPolicyThatSomebodyGaveIt) {
-    if (!knows_turns()) GTEST_SKIP() << "a kernel before 6.6";
+TEST_F(QueueThreadTurns, LeavesAPolicyThatSomebodyGaveIt) {
     Fakes fakes;
     auto thread = make_thread(fakes.factory());
     on_thread(*thread, [](QueueThread&) {
@@ -263,8 +268,7 @@ TEST(QueueThread, LeavesAPolicyThatSomebodyGaveIt) {
     EXPECT_EQ(policy_of(*thread), SCHED_BATCH) << "of its own it would have gone back";
 }
 
-TEST(QueueThread, OneThatAKernelThreadPollsForTakesNoTurns) {
-    if (!knows_turns()) GTEST_SKIP() << "a kernel before 6.6";
+TEST_F(QueueThreadTurns, OneThatAKernelThreadPollsForTakesNoTurns) {
     Fakes fakes;
     auto thread = QueueThread::create(fakes.factory(), {.polling = SubmissionPolling{}}, "t");
     ASSERT_TRUE(thread);

@@ -17,11 +17,9 @@ namespace ashlar {
 
 class TurnJudge {
 public:
-    static constexpr unsigned kRounds = 8;  // are judged together
-
     [[nodiscard]] Turns turns() const noexcept { return turns_; }
 
-    // After a round that brought so many completions. now(): nanoseconds, asked each kRounds. True
+    // After a round that brought so many completions. now(): nanoseconds, not asked each time. True
     // when turns() is another now.
     template <class Clock>
     [[nodiscard]] bool round(unsigned completions, const Clock& now) noexcept {
@@ -37,7 +35,8 @@ public:
     }
 
 private:
-    static constexpr unsigned kMany = 4;  // completions a round
+    static constexpr unsigned kRounds = 8;  // are judged together
+    static constexpr unsigned kMany = 4;    // completions a round
     static constexpr unsigned kLeftOutMost = 256;
     static constexpr std::uint64_t kLongest = 10'000'000'000;  // nanoseconds; none may overflow
 
