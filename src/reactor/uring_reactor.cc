@@ -219,8 +219,10 @@ public:
         run_hooks();
         const bool looks = busy_poll_.wanted() && !timeout && busy_poll_.is_turn();
         const int result = looks ? look_and_wait() : submit_and_wait(timeout);
-        const bool any = settle_quiet();
-        if (reap() || any) return 0;
+        // What comes while these are told is the next round's, for both alike.
+        const unsigned end = io_uring_smp_load_acquire(ring_.cq.ktail);
+        const bool any = settle_quiet(end);
+        if (reap(end) || any) return 0;
         // liburing answers the number of submissions when the time passed after one.
         if (timeout && result >= 0) return ETIME;
         if (result >= 0) return 0;
@@ -372,13 +374,12 @@ private:
     // What was carried out without a word has succeeded; true when there was any. What failed has a
     // completion. What is not with the kernel yet, or whose completion could not be told for want
     // of room, is looked at again later.
-    bool settle_quiet() noexcept {
+    bool settle_quiet(unsigned end) noexcept {
         if (quiet_.empty()) [[likely]]
             return false;
-        unsigned head = 0;
-        io_uring_cqe* cqe = nullptr;
-        io_uring_for_each_cqe(&ring_, head, cqe) {
-            const auto failed = std::ranges::find(quiet_, cqe->user_data, &Quiet::user_data);
+        for (unsigned at = *ring_.cq.khead; at != end; ++at) {
+            const auto failed = std::ranges::find(
+                quiet_, ring_.cq.cqes[at & ring_.cq.ring_mask].user_data, &Quiet::user_data);
             if (failed != quiet_.end()) quiet_.erase(failed);
         }
         if (io_uring_sq_ready(&ring_) != 0 || io_uring_cq_has_overflow(&ring_)) return false;
@@ -389,9 +390,8 @@ private:
     }
 
     // True when anything but a time-out of liburing's own came.
-    [[gnu::noinline]] bool reap() noexcept {
+    [[gnu::noinline]] bool reap(unsigned end) noexcept {
         const unsigned first = *ring_.cq.khead;
-        const unsigned end = io_uring_smp_load_acquire(ring_.cq.ktail);
         const io_uring_cqe* const cqes = ring_.cq.cqes;  // 16 bytes each: no ring here has CQE32
         const unsigned mask = ring_.cq.ring_mask;
         for (unsigned at = first; at != end; ++at) {

@@ -251,6 +251,12 @@ protected:
         Recorder recorder;
     };
     void submit(Message& message) { reactor->submit(message.submission, message.recorder); }
+    static Fd without_receiver() {
+        std::array<int, 2> ends{};
+        EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+        close(ends[1]);
+        return Fd(ends[0]);
+    }
     // What the receiver can take now.
     std::size_t arrived() {
         std::vector<char> into(1 << 20);
@@ -320,10 +326,7 @@ TEST_F(SendAtOnce, WhatTheSocketDoesNotTakeIsNotSent) {
 }
 
 TEST_F(SendAtOnce, WholeOnesAndOthersInOneRound) {
-    std::array<int, 2> ends{};
-    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
-    const Fd closed(ends[0]);
-    close(ends[1]);
+    const Fd closed = without_receiver();
     Message before(sender, 10);
     Message broken(closed, 10);
     Message after(sender, 20);
@@ -347,6 +350,23 @@ TEST_F(SendAtOnce, WhatIsToldMaySendMore) {
     for (int round = 0; round < 5; ++round) EXPECT_EQ(reactor->run_once(milliseconds(1)), 0);
     EXPECT_EQ(message.recorder.calls, 5);
     EXPECT_EQ(arrived(), 50U);
+}
+
+// They fail while it is told, for want of room in the ring: no later round takes them for sent.
+TEST_F(SendAtOnce, WhatIsToldMaySendMoreThanTheRingHoldsInVain) {
+    const Fd closed = without_receiver();
+    std::deque<Message> broken;
+    Message message(sender, 10);
+    message.recorder.then = [&] {
+        for (int i = 0; i < 100; ++i) submit(broken.emplace_back(closed, 1));
+    };
+    submit(message);
+    for (int round = 0; round < 5; ++round) static_cast<void>(reactor->run_once(milliseconds(1)));
+    ASSERT_EQ(broken.size(), 100U);
+    for (const Message& each : broken) {
+        EXPECT_EQ(each.recorder.calls, 1);
+        EXPECT_EQ(each.recorder.result, -EPIPE);
+    }
 }
 
 TEST_F(SendAtOnce, MoreThanTheRingHolds) {
