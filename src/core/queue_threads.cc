@@ -19,6 +19,7 @@ namespace {
 constexpr unsigned kThreadsMax = 1024;
 constexpr unsigned kFilesPerThread = 1024;     // devices with a queue on one thread
 constexpr unsigned kBuffersPerThread = 16384;  // their tags on the zero copy path
+constexpr std::chrono::seconds kRingEnds{10};
 
 // Signals are the business of the program's own threads.
 class BlockedSignals {
@@ -64,14 +65,21 @@ Result<std::unique_ptr<QueueThread>> QueueThread::create(const ReactorFactory& f
 QueueThread::~QueueThread() {
     quit();
     join();
+    let_go();
 }
 
-// The end of a thread, and nothing less, waits for all that it submitted. Until then that may still
-// be carried out and write to buffers, so these go afterwards.
 void QueueThread::join() {
     if (!thread_.joinable()) return;
     thread_.join();
     if (reactor_ != nullptr) reactor_->close();
+}
+
+void QueueThread::let_go() {
+    if (reactor_ != nullptr && !reactor_->await_end(kRingEnds)) {
+        // Rather lost than written to by the kernel when somebody else has it.
+        for (auto& queue : queues_) static_cast<void>(queue.release());
+        static_cast<void>(reactor_.release());
+    }
     queues_.clear();
     reactor_.reset();
 }
@@ -202,6 +210,7 @@ void QueueThreadPool::end() {
     const std::lock_guard lock(end_mutex_);
     quit_all();
     for (auto& thread : threads_) thread->join();
+    for (auto& thread : threads_) thread->let_go();
 }
 
 void QueueThreadPool::quit_all() {

@@ -40,8 +40,10 @@ public:
     void quit();
     // Any thread, while the pool stands: ends all threads of the pool.
     void quit_pool();
-    // Waits for the end; not on the thread itself.
+    // Waits for the thread's end and closes its ring; not on the thread itself.
     void join();
+    // After join(): waits until the kernel has let go of the queues' memory, and frees it.
+    void let_go();
 
     // The rest belongs to the thread itself.
     [[nodiscard]] Reactor& reactor() noexcept { return *reactor_; }

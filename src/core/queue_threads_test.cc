@@ -337,6 +337,7 @@ TEST(QueueThread, AReactorThatBreaksFailsEveryQueueAndEndsTheThread) {
     EXPECT_EQ(owner->failures[1].operation, "queue 1: wait for requests");
     EXPECT_FALSE(thread->post([](QueueThread&) {}));
     thread->join();
+    thread->let_go();
     EXPECT_EQ(fakes.alive, 0);
 }
 

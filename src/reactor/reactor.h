@@ -129,12 +129,16 @@ public:
     // Any thread: runs `call` on the reactor's thread soon, ending a wait.
     virtual void post(std::move_only_function<void()> call) = 0;
 
-    // The thread is about to end, which ends all that it submitted. Afterwards only wake(), post(),
-    // close() and the destructor are allowed, on any thread.
+    // The thread is about to end. Afterwards only wake(), post(), close(), await_end() and the
+    // destructor are allowed, on any thread.
     virtual void thread_ends() noexcept {}
-    // The ring ends: nothing completes any more. What is still with the kernel is only sure to have
-    // ended when the thread has. Afterwards only wake(), post() and the destructor are allowed.
+    // The ring ends: nothing completes any more. Afterwards only await_end(), wake(), post() and
+    // the destructor are allowed.
     virtual void close() noexcept = 0;
+    // After close(): waits until the kernel has let go of all that was submitted, some
+    // milliseconds. Before that it may still write to memory that operations or buffer groups
+    // name, whether or not the thread has ended. False when the time is over.
+    [[nodiscard]] virtual bool await_end(std::chrono::milliseconds) noexcept { return true; }
 
     // Rounds made so far.
     [[nodiscard]] std::uint64_t rounds() const noexcept { return rounds_; }

@@ -22,6 +22,7 @@
 #include "base/fd.h"
 #include "reactor/reactor.h"
 #include "support/system_calls.h"
+#include "support/ring_runner.h"
 
 namespace ashlar {
 namespace {
@@ -773,6 +774,7 @@ TEST(UringReactor, AfterCloseNothingCompletesAndOthersMayStillWake) {
     reactor->submit(read, operation);
     EXPECT_EQ(reactor->run_once(milliseconds(1)), ETIME);
     reactor->close();
+    ASSERT_TRUE(reactor->await_end(kLong));
     ASSERT_EQ(write(in.get(), "abc", 3), 3);
     Sleeper sleeper;
     reactor->wake(sleeper);
@@ -784,6 +786,17 @@ TEST(UringReactor, AfterCloseNothingCompletesAndOthersMayStillWake) {
     EXPECT_EQ(sleeper.calls, 0);
     EXPECT_EQ(kept.use_count(), 1);
     EXPECT_EQ(bytes[0], std::byte{0}) << "the kernel touches no memory any more";
+}
+
+TEST(UringReactor, TheEndIsToldWhenTheKernelHasLetGo) {
+    test::RingRunner ring;
+    {
+        const Fd holder(dup(ring.descriptor()));
+        ring.reactor().close();
+        EXPECT_FALSE(ring.reactor().await_end(milliseconds(20))) << "somebody has the ring still";
+    }
+    EXPECT_TRUE(ring.reactor().await_end(kLong));
+    EXPECT_TRUE(ring.reactor().await_end(milliseconds(0))) << "and again";
 }
 
 // ---- post --------------------------------------------------------------------------------------
