@@ -25,9 +25,40 @@ DeviceQueues::DeviceQueues(Serving serving)
 
 // ---- Opening -----------------------------------------------------------------------------------
 
-// On that thread.
+bool DeviceQueues::given_up() {
+    const std::lock_guard lock(mutex_);
+    return given_up_;
+}
+
+// On that thread. It counts as open from before it looks, so that whoever gives up either is seen
+// or waits for it.
 Result<void> DeviceQueues::open_part(QueueThread& on, std::uint32_t part,
                                      const std::shared_ptr<CharDevice>& device) {
+    queue_opened();
+    Result<void> opened;
+    const auto late = [&] {
+        if (!given_up()) return false;
+        opened = std::unexpected(Error{.operation = "open a queue",
+                                       .code = ECANCELED,
+                                       .device = serving_.info.id,
+                                       .detail = "the device's start was given up"});
+        return true;
+    };
+    if (!late()) {
+        auto queue = open_queue(on, part, device);
+        if (!queue) {
+            opened = std::unexpected(queue.error());
+        } else if (!late()) {
+            (*queue)->fetch_all();
+            on.adopt(std::move(*queue));
+        }
+    }
+    queue_closed();
+    return opened;
+}
+
+Result<std::unique_ptr<Queue>> DeviceQueues::open_queue(QueueThread& on, std::uint32_t part,
+                                                        const std::shared_ptr<CharDevice>& device) {
     const DeviceInfo& info = serving_.info;
     const bool may_copy = (info.features & kernel::abi::f_user_copy) != 0;
     const QueueConfig config{
@@ -49,22 +80,29 @@ Result<void> DeviceQueues::open_part(QueueThread& on, std::uint32_t part,
             serving_.shared ? serving_.shared->buffers() : std::span<const std::span<std::byte>>(),
         .copied_write_max = may_copy ? serving_.backend->copied_write_max() : 0,
     };
-    auto queue = Queue::open(config, {.reactor = on.reactor(),
-                                      .offload = on.offload(),
-                                      .metrics = metrics_[part],
-                                      .observer = serving_.observer.get(),
-                                      .device = device,
-                                      .backend = serving_.backend,
-                                      .owner = shared_from_this(),
-                                      .part = part});
-    if (!queue) return std::unexpected(queue.error());
-    (*queue)->fetch_all();
-    on.adopt(std::move(*queue));
-    return {};
+    return Queue::open(config, {.reactor = on.reactor(),
+                                .offload = on.offload(),
+                                .metrics = metrics_[part],
+                                .observer = serving_.observer.get(),
+                                .device = device,
+                                .backend = serving_.backend,
+                                .owner = shared_from_this(),
+                                .part = part});
 }
 
 Result<void> DeviceQueues::open(QueueThreadPool& pool, const std::shared_ptr<CharDevice>& device,
                                 const std::vector<std::vector<int>>& cpus, milliseconds bound) {
+    auto opened = open_parts(pool, device, cpus, bound);
+    if (opened) return opened;
+    const std::lock_guard lock(mutex_);
+    given_up_ = true;
+    return opened;
+}
+
+Result<void> DeviceQueues::open_parts(QueueThreadPool& pool,
+                                      const std::shared_ptr<CharDevice>& device,
+                                      const std::vector<std::vector<int>>& cpus,
+                                      milliseconds bound) {
     struct Progress {
         std::mutex mutex;
         std::condition_variable changed;

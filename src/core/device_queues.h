@@ -88,8 +88,14 @@ private:
     void queue_failed(std::uint32_t part, Error error) noexcept override;
     void queue_closed() noexcept override;
 
+    Result<void> open_parts(QueueThreadPool& pool, const std::shared_ptr<CharDevice>& device,
+                            const std::vector<std::vector<int>>& cpus,
+                            std::chrono::milliseconds bound);
     Result<void> open_part(QueueThread& on, std::uint32_t part,
                            const std::shared_ptr<CharDevice>& device);
+    Result<std::unique_ptr<Queue>> open_queue(QueueThread& on, std::uint32_t part,
+                                              const std::shared_ptr<CharDevice>& device);
+    [[nodiscard]] bool given_up();
     void quit() noexcept;
     void quit_if_left() noexcept;
     [[nodiscard]] std::uint16_t queue_of(std::uint32_t part) const noexcept {
@@ -106,6 +112,7 @@ private:
     std::vector<bool> has_left_;  // by part
     std::uint32_t left_ = 0;      // of those that are open
     std::optional<Error> failure_;
+    bool given_up_ = false;  // what has not opened by now must not
 };
 
 }  // namespace ashlar

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <atomic>
 #include <cerrno>
+#include <future>
 #include <memory>
 
 #include "support/fake_char_device.h"
@@ -34,6 +35,11 @@ class DeviceQueuesTest : public testing::Test {
 protected:
     Result<void> open(std::uint16_t queues, std::uint16_t threads_per_queue, unsigned threads,
                       int error = 0) {
+        if (auto made = make(queues, threads_per_queue, threads, error); !made) return made;
+        return queues_->open(*pool_, kernel_.device(), {}, 5s);
+    }
+    Result<void> make(std::uint16_t queues, std::uint16_t threads_per_queue, unsigned threads,
+                      int error = 0) {
         queues_ = std::make_shared<DeviceQueues>(
             Serving{.info = {.queues = queues, .depth = 4, .io_max = 4096},
                     .choices = {},
@@ -48,7 +54,7 @@ protected:
                                             QueueThreadPool::Lifetime::one_device, factory, "test");
         if (!pool) return std::unexpected(pool.error());
         pool_ = std::move(*pool);
-        return queues_->open(*pool_, kernel_.device(), {}, 5s);
+        return {};
     }
 
     test::FakeCharDevice kernel_{2};
@@ -79,6 +85,22 @@ TEST_F(DeviceQueuesTest, ASessionThatDoesNotOpenIsTheError) {
     const auto opened = open(2, 1, 2, ECONNREFUSED);
     ASSERT_FALSE(opened);
     EXPECT_EQ(opened.error().code, ECONNREFUSED);
+    EXPECT_TRUE(queues_->closed());
+}
+
+// On threads that go on for other devices: it would hold the device for ever.
+TEST_F(DeviceQueuesTest, WhatWasGivenUpDoesNotOpenLater) {
+    ASSERT_TRUE(make(1, 1, 1));
+    std::promise<void> busy;
+    std::promise<void> idle;
+    ASSERT_TRUE(pool_->next().post([&, wait = busy.get_future()](QueueThread&) { wait.wait(); }));
+    const auto opened = queues_->open(*pool_, kernel_.device(), {}, 10ms);
+    ASSERT_FALSE(opened);
+    EXPECT_EQ(opened.error().code, ETIMEDOUT);
+    EXPECT_TRUE(queues_->await_closed(0ms));
+    busy.set_value();
+    ASSERT_TRUE(pool_->next().post([&](QueueThread&) { idle.set_value(); }));
+    idle.get_future().wait();
     EXPECT_TRUE(queues_->closed());
 }
 
