@@ -166,9 +166,10 @@ void Queue::make_tags() {
 
 bool Queue::resize(std::uint64_t size) noexcept {
     size_ = size;
-    return std::ranges::any_of(tags_, [size](const Tag& tag) {
-        const bool serves =
-            tag.state() == TagState::serving || tag.state() == TagState::registering;
+    return std::ranges::any_of(tags_, [this, size](const Tag& tag) {
+        // With the kernel, and not settled: it is about to copy a write's data to where that lies.
+        const bool serves = tag.state() == TagState::with_kernel ? !commands_->is_settled(tag)
+                                                                 : tag.state() != TagState::home;
         return serves && tag.request.offset + tag.request.length > size;
     });
 }
@@ -224,7 +225,9 @@ void Queue::continue_leaving() noexcept {
 // Something has to end the wait that follows.
 void Queue::before_round() noexcept {
     if (home()) return;
-    with_.reactor.post([this] { settled(); });
+    with_.reactor.post([this, lives = std::weak_ptr(lives_)] {
+        if (!lives.expired()) settled();
+    });
 }
 
 // A request that was cut short so that the queue can leave is not answered either.
@@ -236,6 +239,7 @@ bool Queue::holds_back(IoResult result) const noexcept {
 void Queue::commit_while_leaving(Tag& tag, IoResult result) noexcept {
     if (holds_back(result)) return hold(tag);
     give_back(tag, result);
+    left_round_.reset();  // this commit is not with the kernel yet
     continue_leaving();
 }
 

@@ -94,7 +94,7 @@ public:
         session_->cancel_requests();
     }
     // The thread ends before this queue came home: it lets go of the device. What the kernel may
-    // still write to lives until the queue is destroyed, which is after the thread's end.
+    // still write to lives until the queue is destroyed: after Reactor::await_end().
     void thread_ends() noexcept;
 
     // ---- Called by Commands ----
@@ -177,6 +177,7 @@ private:
     bool thread_ends_ = false;
     bool failed_ = false;
     bool left_ = false;
+    std::shared_ptr<bool> lives_ = std::make_shared<bool>();  // for what is posted to ask
     std::optional<std::uint64_t> left_round_;  // since when nothing is to be waited for
     Leaving leaving_ = Leaving::no;
     const bool address_varies_ = config_.data_path == DataPath::get_data || config_.zone_size != 0;

@@ -125,6 +125,18 @@ TEST_F(QueueLeave, TheThreadMayEndBetweenTheLastRequestAndTheRoundAfterIt) {
     EXPECT_EQ(reactor.run_once(std::chrono::milliseconds(0)), ETIME) << "nobody is told of it";
 }
 
+// The driver may give everything back meanwhile, and a neighbour of its thread have it dropped.
+TEST_F(QueueLeave, ItMayBeGoneBeforeTheRoundAfterIt) {
+    start();
+    queue->leave(Leaving::serving);
+    reactor.begin_round();
+    bring_home();
+    ASSERT_EQ(owner->homes.size(), 1U);
+    queue.reset();
+    static_cast<void>(reactor.run_once(std::chrono::milliseconds(0)));
+    EXPECT_EQ(owner->lefts, 0);
+}
+
 TEST_F(QueueLeave, TagsThatTheKernelGivesBackAreNotWaitedFor) {
     start<SlowSession>();
     ASSERT_TRUE(deliver(0, make_descriptor(abi::io_op_read, 0, 8)));

@@ -510,6 +510,15 @@ TEST_F(QueueTest, TellsWhatIsInServiceBeyondASmallerEnd) {
     ASSERT_TRUE(session.resume(0, IoResult::bytes(4096)));
 }
 
+TEST_F(QueueTest, AWriteThatWaitsForItsDataIsInServiceThere) {
+    config.data_path = DataPath::get_data;
+    start();
+    kernel.put(0, 0, make_descriptor(abi::io_op_write, 8, 8));
+    ASSERT_TRUE(reactor.complete_tag(0, 0, abi::io_res_need_get_data));
+    EXPECT_FALSE(queue->resize(8192));
+    EXPECT_TRUE(queue->resize(4096)) << "the driver is about to copy to 4096 and up";
+}
+
 // ---- Counters ----------------------------------------------------------------------------------
 
 TEST_F(QueueTest, CountsWhatItServes) {
