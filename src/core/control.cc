@@ -303,6 +303,12 @@ Result<DeviceParams> Control::params(DeviceId id) {
     auto decoded = kernel::decode_params(buffer);
     if (!decoded) return std::unexpected(control_error(commands::get_params, id, decoded.error()));
     DeviceParams params{.geometry = decoded->geometry, .capabilities = decoded->capabilities};
+    params.geometry.dma_alignment = decoded->dma_alignment;
+    if (const auto& segment = decoded->segment) {
+        params.geometry.segment_max = segment->max_segment_size;
+        params.geometry.segments_max = segment->max_segments;
+        params.geometry.segment_boundary = segment->seg_boundary_mask + 1;  // of all bits: none
+    }
     if (decoded->numbers) {
         params.disk_major = decoded->numbers->disk_major;
         params.disk_minor = decoded->numbers->disk_minor;

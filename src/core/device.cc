@@ -191,19 +191,25 @@ Result<void> Device::State::take_over(DeviceId id) {
     }
     geometry = params->geometry;
     capabilities = params->capabilities;
+    // The kernel knows that users have it, not who does it: the backend, or the engine for it.
+    capabilities.fua = backend->capabilities().fua;
     auto made_for =
         choice_of_device(info.features, backend->data_access(), options.threads_per_queue);
     if (!made_for) return std::unexpected(made_for.error());
     choice = std::move(*made_for);
+    if (auto free = await_no_server(); !free) return free;
+    // Last: a server that lives has its memory registered, and keeps it.
     if (auto sharing = share_memory(); !sharing) return sharing;
+    stage = info.state == DeviceState::dead ? DeviceStage::stopped : DeviceStage::quiesced;
+    return {};
+}
+
+Result<void> Device::State::await_no_server() {
     if (options.recovery == Recovery::none) {
-        if (info.state != DeviceState::dead) {
-            return std::unexpected(error("recover device", EBUSY, "it is live",
-                                         "one that was added without recovery cannot change its "
-                                         "server"));
-        }
-        stage = DeviceStage::stopped;
-        return {};
+        if (info.state == DeviceState::dead) return {};
+        return std::unexpected(error("recover device", EBUSY, "it is live",
+                                     "one that was added without recovery cannot change its "
+                                     "server"));
     }
     if (info.state == DeviceState::live) {
         if (auto ended = await_state(DeviceState::quiesced, kServerEnds); !ended) {
@@ -213,7 +219,6 @@ Result<void> Device::State::take_over(DeviceId id) {
                       "stop that one first, or quiesce the device"));
         }
     }
-    stage = info.state == DeviceState::dead ? DeviceStage::stopped : DeviceStage::quiesced;
     return {};
 }
 
@@ -253,7 +258,7 @@ Result<void> Device::State::check_backend(const DeviceParams& params) const {
     const Capabilities can = backend->capabilities();
     const Capabilities& needed = params.capabilities;
     if ((needed.discard && !can.discard) || (needed.write_zeroes && !can.write_zeroes) ||
-        (can.flush && !needed.flush) || (can.read_only && !needed.read_only)) {
+        (can.flush != needed.flush) || (can.read_only && !needed.read_only)) {
         return std::unexpected(error("recover device", EINVAL,
                                      "the backend cannot do what the device promises",
                                      "give it the backend it was made with"));

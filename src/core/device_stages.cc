@@ -231,16 +231,18 @@ Result<void> Device::State::await_state(DeviceState wanted, milliseconds bound) 
 // here; the second finds nothing to do.
 void Device::State::settle() {
     std::shared_ptr<QueueThreadPool> ended;  // joined without the lock, which its threads may want
+    bool failed = false;
     {
         const std::lock_guard lock(mutex);
         const bool quiescing = stage == DeviceStage::quiescing;
         if (stage != DeviceStage::serving && stage != DeviceStage::stopping && !quiescing) return;
         stage = quiescing ? DeviceStage::quiesced : DeviceStage::stopped;
-        if (queues->failure()) stage = DeviceStage::failed;
+        failed = queues->failure().has_value();
+        if (failed) stage = DeviceStage::failed;
         ended.swap(pool);
     }
     // Shared ones have ended too; the driver waits for their rings.
-    if (current_queues()->failure()) ended->end();
+    if (failed) ended->end();
 }
 
 // An unanswered request keeps the kernel from stopping the device, and this process from ending.
@@ -254,18 +256,22 @@ Result<void> Device::State::abandon(Error why) {
 
 Result<void> Device::State::stop(bool if_unused) {
     DeviceStage before{};
+    bool open = false;
     {
         const std::lock_guard lock(mutex);
         before = stage;
+        // Stopping, quiescing: the time of an earlier one was over.
+        open = stage == DeviceStage::serving || stage == DeviceStage::stopping ||
+               stage == DeviceStage::quiescing;
         const bool quiesced = stage == DeviceStage::quiesced ||
                               (stage == DeviceStage::failed && options.recovery != Recovery::none);
-        if (stage != DeviceStage::serving && stage != DeviceStage::stopping && !quiesced) return {};
-        if (!quiesced) stage = DeviceStage::stopping;
+        if (!open && !quiesced) return {};
+        if (open) stage = DeviceStage::stopping;
     }
     auto stopped = if_unused ? stop_if_unused_from_child(info.id, options.timeout)
                              : stop_from_child(info.id, options.timeout);
     const int code = stopped ? 0 : stopped.error().code;
-    if (before != DeviceStage::serving && before != DeviceStage::stopping) {
+    if (!open) {
         const std::lock_guard lock(mutex);
         if (stopped) stage = DeviceStage::stopped;
         return stopped;
@@ -356,7 +362,11 @@ Result<void> Device::State::remove() {
         const std::lock_guard lock(mutex);
         if (stage == DeviceStage::removed) return {};
     }
-    if (used != nullptr && !used->closed()) return stopped;
+    if (used != nullptr && !used->closed()) {
+        if (!stopped) return stopped;
+        return std::unexpected(
+            error("remove device", EBUSY, "its threads are still inside the backend"));
+    }
     // Another process may have been faster, and the id mean another device by now.
     const auto now = control.info(info.id);
     if (now && now->identity == info.identity) {
@@ -426,27 +436,36 @@ Result<void> Device::State::set_cpus(std::vector<std::vector<int>> cpus) {
 // Grown, the store comes first; shrunk, last: there is never a disk beyond its store.
 Result<void> Device::State::resize(std::uint64_t size) {
     if (auto possible = check_resize(size); !possible) return possible;
-    const std::uint64_t before = geometry.size;
-    if (size == before) return {};
-    const auto used = current_queues();
     const auto tell_kernel = [&]() -> Result<void> {
         auto told = control.update_size(info.id, size);
         if (told) geometry.size = size;
         return told;
     };
-    if (size > before) {
+    // What an earlier one has left undone comes first.
+    if (backend->geometry().size > geometry.size) {
+        if (auto trimmed = trim_store(); !trimmed) return trimmed;
+    }
+    if (size == geometry.size) return {};
+    if (size > geometry.size) {
         if (auto grown = backend->resize(size); !grown) return grown;
-        static_cast<void>(used->resize(size, options.timeout));
-        return tell_kernel();
+        static_cast<void>(current_queues()->resize(size, options.timeout));
+        auto told = tell_kernel();
+        if (!told) static_cast<void>(trim_store());
+        return told;
     }
     if (auto told = tell_kernel(); !told) return told;
-    if (!used->resize(size, options.timeout)) {
+    return trim_store();
+}
+
+// Takes away what the store has beyond the disk's end.
+Result<void> Device::State::trim_store() {
+    if (!current_queues()->resize(geometry.size, options.timeout)) {
         return std::unexpected(error("resize device", ETIMEDOUT,
                                      "the disk is smaller, but the backend still works beyond "
                                      "its end, so the store stays as large as it was",
                                      "do it again"));
     }
-    return backend->resize(size);
+    return backend->resize(geometry.size);
 }
 
 Result<void> Device::State::check_resize(std::uint64_t size) const {

@@ -47,6 +47,7 @@ struct Device::State {
     Result<void> add(std::optional<DeviceId> id, std::uint64_t identity);
     Result<void> await_ownership();
     Result<void> take_over(DeviceId id);
+    Result<void> await_no_server();
     Result<void> check_backend(const DeviceParams& params) const;
     Result<void> share_memory();
     Result<void> start();
@@ -59,6 +60,7 @@ struct Device::State {
     Result<void> send_no_more();
     Result<void> remove();
     Result<void> resize(std::uint64_t size);
+    Result<void> trim_store();
     Result<void> check_resize(std::uint64_t size) const;
     Result<void> set_cpus(std::vector<std::vector<int>> cpus);
     Result<void> check_cpus(const std::vector<std::vector<int>>& cpus) const;

@@ -147,6 +147,56 @@ TEST(Device, FuaIsDurableWhenItCompletes) {
               device.metrics().total()[Op::flush].count);
 }
 
+// What the kernel offers to users is not what the backend can.
+TEST(Device, FuaIsDurableWithTheNextServerToo) {
+    auto recorder = std::make_shared<Recorder>();
+    Device device = make(recorder, {.recovery = Recovery::reissue});
+    ASSERT_TRUE(device.start());
+    ASSERT_TRUE(device.quiesce());
+    device.detach();
+    auto next = Device::recover(make_backend(recorder), device.info().id, {});
+    ASSERT_TRUE(next) << next.error().message();
+    ASSERT_TRUE(next->start());
+    EXPECT_EQ(write_block(next->block_path(), 'f', O_DIRECT | O_DSYNC), 0);
+    EXPECT_FALSE(recorder->written_since_flush);
+}
+
+// A store that does not shrink at first.
+class Stubborn : public Recorder {
+public:
+    [[nodiscard]] std::uint64_t size() const { return size_; }
+    Result<void> resize(std::uint64_t size) {
+        if (refusals > 0 && size < size_) {
+            --refusals;
+            return std::unexpected(Error{.operation = "shrink", .code = EIO});
+        }
+        size_ = size;
+        return {};
+    }
+    int refusals = 1;
+
+private:
+    std::atomic<std::uint64_t> size_ = kSize;
+};
+
+TEST(Device, AShrinkThatFailedIsDoneAgain) {
+    auto store = std::make_shared<Stubborn>();
+    auto device = Device::create(make_backend(store), {});
+    ASSERT_TRUE(device) << device.error().message();
+    ASSERT_TRUE(device->start());
+    const auto shrunk = device->resize(kSize / 2);
+    ASSERT_FALSE(shrunk);
+    if (shrunk.error().code == EOPNOTSUPP) GTEST_SKIP() << shrunk.error().message();
+    EXPECT_EQ(shrunk.error().code, EIO);
+    EXPECT_EQ(device->geometry().size, kSize / 2);
+    EXPECT_EQ(store->size(), kSize);
+    const auto again = device->resize(kSize / 2);
+    EXPECT_TRUE(again) << again.error().message();
+    EXPECT_EQ(store->size(), kSize / 2);
+    EXPECT_TRUE(device->resize(kSize));
+    EXPECT_EQ(store->size(), kSize);
+}
+
 TEST(Device, ErrnoReachesTheCaller) {
     auto recorder = std::make_shared<Recorder>();
     Device device = make(recorder);
@@ -423,7 +473,11 @@ TEST(Control, ParametersComeBack) {
                             .logical_block_size = 4096,
                             .physical_block_size = 8192,
                             .io_opt = 65536,
-                            .rotational = true};
+                            .rotational = true,
+                            .dma_alignment = 512,
+                            .segment_max = 65536,
+                            .segments_max = 32,
+                            .segment_boundary = 1 << 20};
     const Capabilities capabilities{.flush = true, .discard = true, .write_zeroes = true};
     ASSERT_TRUE(control->set_params(info->id, geometry, capabilities, info->io_max));
     const auto params = control->params(info->id);
@@ -433,6 +487,13 @@ TEST(Control, ParametersComeBack) {
     EXPECT_EQ(params->geometry.physical_block_size, geometry.physical_block_size);
     EXPECT_EQ(params->geometry.io_opt, geometry.io_opt);
     EXPECT_TRUE(params->geometry.rotational);
+    // Drivers before 6.15 know of no such limits.
+    if (params->geometry.dma_alignment != 0) {
+        EXPECT_EQ(params->geometry.dma_alignment, geometry.dma_alignment);
+        EXPECT_EQ(params->geometry.segment_max, geometry.segment_max);
+        EXPECT_EQ(params->geometry.segments_max, geometry.segments_max);
+        EXPECT_EQ(params->geometry.segment_boundary, geometry.segment_boundary);
+    }
     EXPECT_TRUE(params->capabilities.flush);
     EXPECT_TRUE(params->capabilities.discard);
     EXPECT_TRUE(control->remove(info->id));
