@@ -1,11 +1,8 @@
 // The reactor over a real io_uring. Only files of this name see liburing.
-#include <fcntl.h>
 #include <liburing.h>
-#include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <bit>
 #include <cerrno>
@@ -21,6 +18,7 @@
 #include "reactor/busy_poll.h"
 #include "reactor/reactor.h"
 #include "reactor/uring_buffer_group.h"
+#include "reactor/uring_ring_end.h"
 #include "reactor/uring_setup.h"
 #include "reactor/uring_submission.h"
 
@@ -67,10 +65,10 @@ public:
         io_uring_ring_dontfork(&ring_);
         // Saves a lookup a system call, on this thread only; kernels before 5.18 do without.
         if (!options.control_commands) io_uring_register_ring_fd(&ring_);
-        // One more than are given out: see await_end().
+        // One more than are given out: that of end_.
         result = io_uring_register_files_sparse(&ring_, options.files + 1);
         if (result < 0) return -result;
-        if (const int code = watch_end(options.files); code != 0) return code;
+        if (const int code = end_.watch(ring_, options.files); code != 0) return code;
         wake_ = Fd(eventfd(0, EFD_CLOEXEC));
         if (!wake_.valid()) return errno;
         await_wake();
@@ -85,16 +83,7 @@ public:
         if (open_) io_uring_queue_exit(&ring_);
         open_ = false;
     }
-    bool await_end(std::chrono::milliseconds bound) noexcept override {
-        const auto deadline = std::chrono::steady_clock::now() + bound;
-        pollfd end{.fd = end_.get(), .events = 0, .revents = 0};
-        while (true) {
-            const auto left = std::chrono::ceil<std::chrono::milliseconds>(
-                deadline - std::chrono::steady_clock::now());
-            const int ended = poll(&end, 1, std::max(0, static_cast<int>(left.count())));
-            if (ended >= 0 || errno != EINTR) return ended > 0;
-        }
-    }
+    bool await_end(std::chrono::milliseconds bound) noexcept override { return end_.await(bound); }
 
     Result<FileSlot> register_file(int fd) override {
         if (file_flags_ == 0) return static_cast<FileSlot>(fd);
@@ -292,18 +281,6 @@ private:
         UringReactor& reactor_;
     };
 
-    // The kernel closes a ring's files when all that was submitted has ended. The last of them is
-    // one end of a pipe, whose other end tells.
-    int watch_end(unsigned slot) noexcept {
-        std::array<int, 2> ends{};
-        if (pipe2(ends.data(), O_CLOEXEC) != 0) return errno;
-        end_ = Fd(ends[0]);
-        const Fd theirs(ends[1]);
-        const int fd = theirs.get();
-        const int result = io_uring_register_files_update(&ring_, slot, &fd, 1);
-        return result < 0 ? -result : 0;
-    }
-
     int register_sparse(unsigned slots) noexcept {
         const int result = io_uring_register_buffers_sparse(&ring_, slots);
         return result == -EINVAL ? -EOPNOTSUPP : result;
@@ -486,7 +463,7 @@ private:
     std::vector<std::optional<BufferGroup>> groups_;
     std::vector<Quiet> quiet_;     // submitted
     std::vector<Quiet> settling_;  // the same, when they are told
-    Fd end_;
+    RingEnd end_;
     Fd wake_;
     std::uint64_t wake_count_ = 0;
     Wake wake_operation_{*this};

@@ -42,6 +42,7 @@ SEES_KERNEL_HEADERS = ("src/kernel/", "src/reactor/uring_", "src/backends/file/"
 UNTESTED = {
     "src/base/assert.cc": "ends the process: the death tests of queue_test.cc see it",
     "src/core/device.cc": "needs the driver: tests/vm; its settings: device_options_test.cc",
+    "src/core/device_resize.cc": "needs the driver: tests/vm",
     "src/core/device_stages.cc": "needs the driver: tests/vm",
     "src/core/control.cc": "needs the driver: tests/vm; its messages: control_hints_test.cc",
     "src/core/arena.cc": "task_test.cc and hot_path_test.cc",
