@@ -80,7 +80,8 @@ struct ZonedOptions {
     std::uint32_t open_max = 0;      // zones open at once; 0: any number
     std::uint32_t active_max = 0;    // the same of those open or closed
     // The file of the write pointers, without which `inner` is worth nothing. Empty: in memory,
-    // gone with the process. A flush makes it durable with the data.
+    // gone with the process. A flush makes it durable with the data; after one that failed all fail
+    // with its errno, because write pointers were lost.
     std::string state{};
     bool create = false;  // make that file, which must not exist; all zones are empty then
 };
@@ -103,8 +104,9 @@ struct MetadataOptions {
 // is checked when it is read, and a block that has changed meanwhile fails with EILSEQ. Blocks
 // whose checksum was never written, or was discarded, are not checked. Data and metadata are not
 // written as one: a loss of power may leave blocks whose last write was not flushed unreadable
-// until they are written again. Holds an advisory lock (flock(2)) on the file. Kernel 7.0. Errors:
-// EINVAL (the format; the file's size), EEXIST, ENOENT (create), EBUSY, those of open(2).
+// until they are written again. After a flush that failed to make the file durable all fail with
+// its errno. Holds an advisory lock (flock(2)) on the file. Kernel 7.0. Errors: EINVAL (the format;
+// the file's size), EEXIST, ENOENT (create), EBUSY, those of open(2).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_metadata(std::shared_ptr<Backend> inner,
                                                              const MetadataOptions& options);
 

@@ -1,10 +1,12 @@
 // Fd: owns a file descriptor. Mapping: owns a piece of address space.
 #pragma once
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <cstddef>
 #include <span>
+#include <string>
 #include <utility>
 
 namespace ashlar {
@@ -34,6 +36,11 @@ public:
 private:
     int fd_ = -1;
 };
+
+// Another description of the same file. If it is not valid, errno says why.
+inline Fd open_again(int fd, int flags) {
+    return Fd(open(("/proc/self/fd/" + std::to_string(fd)).c_str(), flags | O_CLOEXEC));
+}
 
 class Mapping {
 public:

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include <ashlar/backends.h>
+#include <ashlar/group_commit.h>
 
-#include "backends/file/group_commit.h"
 #include "backends/file/opened.h"
 #include "backends/file/transfer.h"
 #include "base/fd.h"
@@ -48,7 +48,7 @@ public:
     }
     [[nodiscard]] Result<void> resize(std::uint64_t size) override;
     [[nodiscard]] std::string identity() const override {
-        struct stat about{};
+        struct stat about {};
         if (fstat(fd_.get(), &about) != 0) return {};
         const std::string place = " at " + std::to_string(start_);
         if (block_device_) return "block device " + std::to_string(about.st_rdev) + place;
@@ -253,7 +253,7 @@ private:
 
     File& disk_;
     const Fd sync_fd_;
-    file::GroupCommit commit_;
+    GroupCommit commit_;
 };
 
 // The kernel reports a page that it could not write once to each description of the file. Sessions
@@ -262,13 +262,12 @@ private:
 Result<std::unique_ptr<Session>> File::open_session(Io&) {
     Fd sync_fd;
     if (!capabilities_.read_only) {
-        const std::string path = "/proc/self/fd/" + std::to_string(fd_.get());
-        sync_fd = Fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+        sync_fd = open_again(fd_.get(), O_RDONLY);
         if (!sync_fd.valid()) {
             return std::unexpected(
                 Error{.operation = "open session of file backend",
                       .code = errno,
-                      .detail = path + " does not open",
+                      .detail = "its file does not open by /proc/self/fd",
                       .hint = "mount /proc, and keep the right to read the file"});
         }
     }

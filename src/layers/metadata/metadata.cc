@@ -5,12 +5,14 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <atomic>
 #include <cerrno>
 #include <span>
 #include <string>
 #include <utility>
 
 #include <ashlar/backends.h>
+#include <ashlar/group_commit.h>
 
 #include "base/assert.h"
 #include "base/fd.h"
@@ -25,9 +27,15 @@ void invert(std::span<std::byte> bytes) noexcept {
 
 class MetadataSession final : public Session {
 public:
-    MetadataSession(const Metadata& metadata, int file, bool syncs, Capabilities can,
-                    std::unique_ptr<Session> inner)
-        : metadata_(metadata), file_(file), syncs_(syncs), can_(can), inner_(std::move(inner)) {}
+    // sync_fd: of the file, this session's own; none if it is in memory.
+    MetadataSession(const Metadata& metadata, int file, Fd sync_fd, std::atomic<int>& lost,
+                    Capabilities can, std::unique_ptr<Session> inner)
+        : metadata_(metadata),
+          file_(file),
+          sync_fd_(std::move(sync_fd)),
+          commit_(lost),
+          can_(can),
+          inner_(std::move(inner)) {}
 
     Task<> serve(Io& io, const Request& request) override {
         switch (request.op) {
@@ -40,7 +48,7 @@ public:
             case Op::discard:
             case Op::write_zeroes: return change(io, request);
             case Op::flush:
-                if (!syncs_) return inner_->serve(io, request);
+                if (!sync_fd_.valid()) return inner_->serve(io, request);
                 return flush(io, request);
             default: return inner_->serve(io, request);
         }
@@ -94,12 +102,14 @@ private:
             const IoResult flushed = co_await inner_->serve(io, request);
             if (!flushed.ok()) co_return flushed;
         }
-        co_return co_await io.fdatasync(file_);
+        co_return co_await commit_.flush(
+            io, [this](Io& on) noexcept { return on.fdatasync(sync_fd_.get()); });
     }
 
     const Metadata metadata_;
     const int file_;
-    const bool syncs_;  // the file
+    const Fd sync_fd_;
+    GroupCommit commit_;
     const Capabilities can_;
     const std::unique_ptr<Session> inner_;
 };
@@ -123,19 +133,33 @@ public:
     }
     [[nodiscard]] unsigned best_threads() const noexcept override { return inner_->best_threads(); }
     [[nodiscard]] unsigned sessions_max() const noexcept override { return inner_->sessions_max(); }
-    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override {
-        auto session = inner_->open_session(io);
-        if (!session) return std::unexpected(session.error());
-        return std::make_unique<MetadataSession>(geometry_.metadata, file_.get(), syncs_,
-                                                 inner_->capabilities(), std::move(*session));
-    }
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override;
 
 private:
     const std::shared_ptr<Backend> inner_;
     const Fd file_;
     const Geometry geometry_;
-    const bool syncs_;
+    const bool syncs_;          // the file
+    std::atomic<int> lost_{0};  // see GroupCommit
 };
+
+// Each session syncs by a description of its own: see GroupCommit.
+Result<std::unique_ptr<Session>> MetadataLayer::open_session(Io& io) {
+    Fd sync_fd;
+    if (syncs_) {
+        sync_fd = open_again(file_.get(), O_RDONLY);
+        if (!sync_fd.valid()) {
+            return std::unexpected(Error{.operation = "open session of metadata",
+                                         .code = errno,
+                                         .detail = "its file does not open by /proc/self/fd",
+                                         .hint = "mount /proc"});
+        }
+    }
+    auto session = inner_->open_session(io);
+    if (!session) return std::unexpected(session.error());
+    return std::make_unique<MetadataSession>(geometry_.metadata, file_.get(), std::move(sync_fd),
+                                             lost_, inner_->capabilities(), std::move(*session));
+}
 
 std::unexpected<Error> refuse(const std::string& path, int code, std::string detail = {},
                               std::string hint = {}) {
@@ -161,7 +185,7 @@ Result<Fd> open_file_of(const MetadataOptions& options, std::uint64_t bytes) {
     if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
         return refuse(path, EBUSY, "another server has it");
     }
-    struct stat status{};
+    struct stat status {};
     if (fstat(file.get(), &status) != 0) return refuse(path, errno);
     if (status.st_size == 0 && ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) {
         return refuse(path, errno);

@@ -9,6 +9,7 @@
 
 #include "backends/file/test_directory.h"
 #include "conformance/backend_conformance.h"
+#include "support/failed_sync.h"
 #include "support/ring_runner.h"
 
 namespace ashlar {
@@ -99,6 +100,12 @@ TEST_F(MetadataTest, StaysInItsFile) {
     EXPECT_EQ(open_metadata(inner, {.format = kFormat, .path = path}).error().code, EBUSY);
     open({.format = kFormat, .path = path});
     EXPECT_EQ(read(0, 4096), all(8, 3));
+}
+
+TEST_F(MetadataTest, AFailedSyncIsNotForgotten) {
+    const auto disk =
+        open_metadata(inner, {.format = kFormat, .path = directory / "meta", .create = true});
+    test::FailedSync().check(disk.value());
 }
 
 TEST_F(MetadataTest, RefusesWhatDoesNotFit) {

@@ -1,6 +1,8 @@
 // A zoned disk of any backend: what goes where is the ZoneTable's to say, the bytes are the inner
 // backend's.
+#include <fcntl.h>
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -8,8 +10,10 @@
 #include <utility>
 
 #include <ashlar/backends.h>
+#include <ashlar/group_commit.h>
 
 #include "base/assert.h"
+#include "base/fd.h"
 #include "base/units.h"
 #include "layers/plain.h"
 #include "layers/zoned/zone_table.h"
@@ -24,6 +28,7 @@ constexpr std::uint64_t kDiscardDefault = std::uint64_t{1} << 30;
 // What a session needs of its backend, which outlives it.
 struct Below {
     ZoneTable& table;
+    std::atomic<int>& lost;     // of the table's file: see GroupCommit
     Capabilities can;           // of the inner backend
     std::uint64_t discard_max;  // bytes of one discard
     std::uint64_t size;
@@ -31,8 +36,13 @@ struct Below {
 
 class ZonedSession final : public Session {
 public:
-    ZonedSession(const Below& below, std::unique_ptr<Session> inner)
-        : below_(below), table_(below.table), inner_(std::move(inner)) {}
+    // sync_fd: of the table's file, this session's own; none if it is in memory.
+    ZonedSession(const Below& below, Fd sync_fd, std::unique_ptr<Session> inner)
+        : below_(below),
+          table_(below.table),
+          sync_fd_(std::move(sync_fd)),
+          commit_(below.lost),
+          inner_(std::move(inner)) {}
 
     Task<> serve(Io& io, const Request& request) override {
         switch (request.op) {
@@ -40,7 +50,7 @@ public:
             case Op::write: return write(io, request);
             case Op::zone_append: return append(io, request);
             case Op::flush:
-                if (table_.file() >= 0) return flush(io, request);
+                if (sync_fd_.valid()) return flush(io, request);
                 return inner_->serve(io, request);
             case Op::report_zones:
                 return Task<>(IoResult::bytes(table_.report(request.offset, request.zones())));
@@ -125,7 +135,8 @@ private:
             const IoResult flushed = co_await inner_->serve(io, request);
             if (!flushed.ok()) co_return flushed;
         }
-        co_return co_await io.fdatasync(table_.file());
+        co_return co_await commit_.flush(
+            io, [this](Io& on) noexcept { return on.fdatasync(sync_fd_.get()); });
     }
 
     Task<> reset(Io& io, std::uint64_t start) {
@@ -159,6 +170,8 @@ private:
 
     const Below& below_;
     ZoneTable& table_;
+    const Fd sync_fd_;
+    GroupCommit commit_;
     const std::unique_ptr<Session> inner_;
 };
 
@@ -170,6 +183,7 @@ public:
           table_(std::move(table)),
           geometry_(geometry),
           below_{.table = *table_,
+                 .lost = lost_,
                  .can = inner_->capabilities(),
                  .discard_max = discard_max(inner_->geometry()),
                  .size = geometry.size} {}
@@ -185,11 +199,7 @@ public:
     }
     [[nodiscard]] unsigned best_threads() const noexcept override { return inner_->best_threads(); }
     [[nodiscard]] unsigned sessions_max() const noexcept override { return inner_->sessions_max(); }
-    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override {
-        auto session = inner_->open_session(io);
-        if (!session) return std::unexpected(session.error());
-        return std::make_unique<ZonedSession>(below_, std::move(*session));
-    }
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io& io) override;
 
 private:
     static std::uint64_t discard_max(const Geometry& inner) noexcept {
@@ -199,8 +209,26 @@ private:
     const std::shared_ptr<Backend> inner_;
     const std::unique_ptr<ZoneTable> table_;
     const Geometry geometry_;
+    std::atomic<int> lost_{0};
     const Below below_;
 };
+
+// Each session syncs by a description of its own: see GroupCommit.
+Result<std::unique_ptr<Session>> Zoned::open_session(Io& io) {
+    Fd sync_fd;
+    if (table_->file() >= 0) {
+        sync_fd = open_again(table_->file(), O_RDONLY);
+        if (!sync_fd.valid()) {
+            return std::unexpected(Error{.operation = "open session of zoned",
+                                         .code = errno,
+                                         .detail = "its state does not open by /proc/self/fd",
+                                         .hint = "mount /proc"});
+        }
+    }
+    auto session = inner_->open_session(io);
+    if (!session) return std::unexpected(session.error());
+    return std::make_unique<ZonedSession>(below_, std::move(sync_fd), std::move(*session));
+}
 
 std::unexpected<Error> refuse(std::string detail) {
     return std::unexpected(

@@ -8,6 +8,7 @@
 #include <ashlar/backends.h>
 
 #include "backends/file/test_directory.h"
+#include "support/failed_sync.h"
 #include "support/ring_runner.h"
 
 namespace ashlar {
@@ -147,6 +148,11 @@ TEST_F(ZonedTest, WithAStateFileItHasSomethingToFlush) {
     EXPECT_TRUE(run(Op::read, 0, 4096).ok());
     EXPECT_EQ(count(5), 4096U);
     EXPECT_EQ(run(Op::write, 8192, 4096).error(), EIO);
+}
+
+TEST_F(ZonedTest, AFailedSyncIsNotForgotten) {
+    open({.zone_size = kZone, .state = directory / "zones", .create = true});
+    test::FailedSync().check(backend);
 }
 
 TEST_F(ZonedTest, RefusesWhatMakesNoZones) {

@@ -1,4 +1,12 @@
-// Group commit: flushes that wait together share one fdatasync.
+// GroupCommit: flushes that wait together share one sync, and a failed one is not forgotten. For
+// backends and layers that keep something in a file:
+//
+//     Task<> flush(Io& io) {
+//         return commit_.flush(io, [this](Io& on) noexcept { return on.fdatasync(sync_fd_); });
+//     }
+//
+// sync_fd_ is a description of the file that this session has opened for itself: the kernel reports
+// what it could not write once to each, and sessions that shared one would race for that report.
 #pragma once
 
 #include <atomic>
@@ -10,7 +18,7 @@
 #include <ashlar/result.h>
 #include <ashlar/task.h>
 
-namespace ashlar::file {
+namespace ashlar {
 
 // One session's flushes. A flush that comes while a sync runs waits for the next one, since writes
 // that it has to cover may have been completed after the running one looked; all that wait share
@@ -115,4 +123,4 @@ private:
     Line waiting_;  // those that came since it began
 };
 
-}  // namespace ashlar::file
+}  // namespace ashlar

@@ -1,14 +1,15 @@
-#include "backends/file/group_commit.h"
-
+#include <atomic>
 #include <coroutine>
 #include <deque>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include <ashlar/group_commit.h>
+
 #include "support/ring_runner.h"
 
-namespace ashlar::file {
+namespace ashlar {
 namespace {
 
 // Syncs that begin when they are asked for, are counted, and end when the test says so.
@@ -192,4 +193,4 @@ TEST_F(GroupCommitTest, AnInterruptedSyncIsBegunAgain) {
 }
 
 }  // namespace
-}  // namespace ashlar::file
+}  // namespace ashlar
