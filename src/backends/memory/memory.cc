@@ -1,5 +1,6 @@
 // The memory backend: one mapping. The kernel's page table is the sparse map, so queues
-// share no lock of ours: a page is taken by the first write to it and given back by madvise.
+// share no lock of ours: a page is taken by the first write to it and given back by madvise. Of a
+// file a page would be taken by the first read, too: there WrittenPages says what may be touched.
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
@@ -15,6 +16,7 @@
 
 #include <ashlar/backends.h>
 
+#include "backends/memory/written_pages.h"
 #include "base/fd.h"
 #include "base/units.h"
 
@@ -63,6 +65,7 @@ public:
     [[nodiscard]] Result<void> map(std::uint64_t from, std::uint64_t to);
     [[nodiscard]] Result<void> resize(std::uint64_t size);
     [[nodiscard]] const std::string& identity() const { return identity_; }
+    [[nodiscard]] std::uint64_t page() const { return page_; }
 
     IoResult read(std::uint64_t offset, std::span<std::byte> into) {
         std::memcpy(into.data(), space_.start + offset, into.size());
@@ -188,8 +191,9 @@ Result<void> Memory::resize(std::uint64_t size) {
                       "it has address space for " + std::to_string(space_.size) + " bytes only",
                       "make a new disk of that size and copy this one");
     }
-    // What is beyond the end reads as zeroes when it is there again.
-    if (size < before) {
+    // What is beyond the end reads as zeroes when it is there again; the system sees to that of a
+    // file that is cut.
+    if (size < before && !file_.valid()) {
         if (const IoResult gone = release({.offset = size, .length = before - size}); !gone.ok()) {
             return failed(gone.error(), "its memory cannot be given back");
         }
@@ -207,6 +211,137 @@ Result<void> Memory::resize(std::uint64_t size) {
     size_.store(size, std::memory_order_relaxed);
     return {};
 }
+
+// ---- In a file -------------------------------------------------------------------------------
+
+class FileMemory final : public Backend {
+public:
+    FileMemory(std::shared_ptr<Memory> memory, memory::WrittenPages written)
+        : memory_(std::move(memory)), written_(std::move(written)) {}
+
+    [[nodiscard]] std::string_view name() const noexcept override { return Memory::name(); }
+    [[nodiscard]] Geometry geometry() const override { return memory_->geometry(); }
+    [[nodiscard]] Capabilities capabilities() const override {
+        return {.discard = true, .write_zeroes = true};
+    }
+    [[nodiscard]] DataAccess data_access() const noexcept override { return DataAccess::holds; }
+    [[nodiscard]] std::string identity() const override { return memory_->identity(); }
+    [[nodiscard]] Result<void> resize(std::uint64_t size) override;
+    [[nodiscard]] Result<std::unique_ptr<Session>> open_session(Io&) override;
+
+    IoResult read(std::uint64_t offset, std::span<std::byte> into) const;
+    IoResult write(std::uint64_t offset, std::span<const std::byte> from);
+    std::byte* locate(const Request& request) noexcept;
+    IoResult release(Range range);
+    IoResult write_zeroes(Range range, bool no_unmap);
+
+private:
+    const std::shared_ptr<Memory> memory_;
+    memory::WrittenPages written_;
+};
+
+class FileMemorySession final : public Session {
+public:
+    explicit FileMemorySession(FileMemory& disk) noexcept : disk_(disk) {}
+
+    Task<> serve(Io&, const Request& request) override {
+        const Range range{.offset = request.offset, .length = request.length};
+        switch (request.op) {
+            case Op::read: return disk_.read(request.offset, request.bytes());
+            case Op::write: return disk_.write(request.offset, request.bytes());
+            case Op::discard: return disk_.release(range);
+            case Op::write_zeroes: return disk_.write_zeroes(range, request.no_unmap);
+            default: return IoResult(std::errc::operation_not_supported);
+        }
+    }
+    [[nodiscard]] std::byte* locate(const Request& request) noexcept override {
+        return disk_.locate(request);
+    }
+
+private:
+    FileMemory& disk_;
+};
+
+Result<std::unique_ptr<Session>> FileMemory::open_session(Io&) {
+    return std::make_unique<FileMemorySession>(*this);
+}
+
+IoResult FileMemory::read(std::uint64_t offset, std::span<std::byte> into) const {
+    for (std::size_t done = 0; done < into.size();) {
+        const std::uint64_t at = offset + done;
+        const memory::WrittenPages::Run run = written_.run(at, offset + into.size());
+        const std::span<std::byte> part = into.subspan(done, run.end - at);
+        if (run.written) {
+            static_cast<void>(memory_->read(at, part));
+        } else {
+            std::ranges::fill(part, std::byte{0});
+        }
+        done += part.size();
+    }
+    return {};
+}
+
+IoResult FileMemory::write(std::uint64_t offset, std::span<const std::byte> from) {
+    const Range range{.offset = offset, .length = from.size()};
+    written_.mark(range);
+    const IoResult result = memory_->write(offset, from);
+    written_.mark(range);
+    return result;
+}
+
+// Where a read has to copy zeroes, read() does. Of a write the engine asks once more when the
+// kernel has put its data there, unless it is by user copy.
+std::byte* FileMemory::locate(const Request& request) noexcept {
+    const Range range{.offset = request.offset, .length = request.length};
+    if (request.op == Op::write) {
+        written_.mark(range);
+    } else if (!written_.all(range)) {
+        return nullptr;
+    }
+    return memory_->locate(range);
+}
+
+// Whole pages go back; what is left of the first and the last is zeroed, if there is anything.
+IoResult FileMemory::release(Range range) {
+    const std::uint64_t end = range.offset + range.length;
+    const std::uint64_t first = round_up(range.offset, memory_->page());
+    const std::uint64_t last = round_down(end, memory_->page());
+    const auto zero = [&](std::uint64_t from, std::uint64_t to) {
+        if (from < to && written_.has(from))
+            std::memset(memory_->locate({.offset = from}), 0, to - from);
+    };
+    if (first > last) {  // within one page
+        zero(range.offset, end);
+        return {};
+    }
+    zero(range.offset, first);
+    zero(last, end);
+    if (first == last) return {};
+    const Range pages{.offset = first, .length = last - first};
+    written_.clear(pages);
+    const IoResult released = memory_->discard(pages);
+    if (!released.ok()) written_.mark(pages);  // it is all still there
+    return released;
+}
+
+IoResult FileMemory::write_zeroes(Range range, bool no_unmap) {
+    if (!no_unmap) return release(range);
+    written_.mark(range);
+    const IoResult result = memory_->write_zeroes(range, no_unmap);
+    written_.mark(range);
+    return result;
+}
+
+Result<void> FileMemory::resize(std::uint64_t size) {
+    const std::uint64_t before = memory_->size();
+    if (auto resized = memory_->resize(size); !resized) return resized;
+    const std::uint64_t page = memory_->page();
+    const std::uint64_t from = round_up(size, page);
+    if (from < before) written_.clear({.offset = from, .length = round_up(before, page) - from});
+    return {};
+}
+
+// ---- Opening -----------------------------------------------------------------------------------
 
 // As much as a disk may come to have, or what there is; it costs nothing until it is used.
 // alignment: of its start, a power of two; huge pages need theirs.
@@ -245,10 +380,16 @@ Result<std::shared_ptr<Backend>> open_memory(const MemoryOptions& options) {
     }
     auto space = reserve(size, std::max(kHugePage, file.page));
     if (!space) return std::unexpected(space.error());
+    const int fd = file.fd.get();
+    const std::uint64_t space_size = space->size;
     auto memory = std::make_shared<Memory>(options, std::move(*space), std::move(file.fd),
                                            std::move(file.identity));
     if (auto mapped = memory->map(0, size); !mapped) return std::unexpected(mapped.error());
-    return make_backend(std::move(memory));
+    if (fd < 0) return make_backend(std::move(memory));
+    auto written = memory::WrittenPages::make(space_size, memory->page());
+    if (!written) return std::unexpected(written.error());
+    written->find(fd, size);
+    return std::make_shared<FileMemory>(std::move(memory), std::move(*written));
 }
 
 }  // namespace ashlar

@@ -1,8 +1,13 @@
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <algorithm>
+#include <barrier>
 #include <cerrno>
 #include <cstring>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -182,6 +187,162 @@ TEST(Memory, MoreThanTheAddressSpaceIsENOMEM) {
 
 TEST(Memory, HugePagesAreAnOption) {
     EXPECT_EQ(conformance({.geometry = {.size = 8 << 20}, .hugepages = true}), "");
+}
+
+// ---- In a file ---------------------------------------------------------------------------------
+
+// A memory file without a name.
+class MemoryFile {
+public:
+    [[nodiscard]] int fd() const { return fd_.get(); }
+    [[nodiscard]] std::string path() const { return "/proc/self/fd/" + std::to_string(fd()); }
+    // Bytes that it takes of the machine's memory.
+    [[nodiscard]] std::uint64_t taken() const {
+        struct stat about{};
+        EXPECT_EQ(fstat(fd(), &about), 0);
+        return static_cast<std::uint64_t>(about.st_blocks) * 512;
+    }
+
+private:
+    Fd fd_{memfd_create("ashlar-test", MFD_CLOEXEC)};
+};
+
+std::string file_conformance(std::uint64_t size) {
+    const auto open = [size] {
+        const MemoryFile file;
+        return open_memory({.geometry = {.size = size}, .file = file.path()});
+    };
+    return test::check_conformance({.open = open});
+}
+
+TEST(MemoryOfFile, Conforms) { EXPECT_EQ(file_conformance(3 << 20), ""); }
+
+TEST(MemoryOfFile, ConformsWithASizeThatIsNoMultipleOfAPage) {
+    EXPECT_EQ(file_conformance((1 << 20) + 3 * 512), "");
+}
+
+class MemoryOfFileTest : public MemoryTest {
+protected:
+    MemoryOfFileTest() { open(); }
+    void open() {
+        session.reset();
+        backend.reset();
+        backend = open_memory({.geometry = {.size = kSize}, .file = file.path()}).value();
+        session = backend->open_session(ring.io()).value();
+    }
+    IoResult write(std::uint64_t offset, std::uint32_t length, int value) {
+        std::vector<std::byte> data(length, static_cast<std::byte>(value));
+        return serve(Op::write, offset, length, data.data());
+    }
+    std::byte* locate(Op op, std::uint64_t offset, std::uint64_t length) {
+        return session->locate({.offset = offset, .length = length, .op = op});
+    }
+    // Whether the range reads as this value.
+    bool holds(std::uint64_t offset, std::uint32_t length, int value) {
+        return read(offset, length) ==
+               std::vector<std::byte>(length, static_cast<std::byte>(value));
+    }
+    MemoryFile file;
+};
+
+TEST_F(MemoryOfFileTest, ReadingTakesNoMemory) {
+    EXPECT_TRUE(holds(0, kSize, 0));
+    EXPECT_EQ(locate(Op::read, 0, 4096), nullptr) << "whoever reads there takes a page";
+    EXPECT_EQ(file.taken(), 0U);
+    ASSERT_TRUE(write(5 * 4096 + 512, 512, 7).ok());
+    EXPECT_TRUE(holds(5 * 4096 + 512, 512, 7));
+    EXPECT_EQ(locate(Op::read, 4 * 4096, 2 * 4096), nullptr) << "only half of it was written";
+    EXPECT_NE(locate(Op::read, 5 * 4096, 4096), nullptr);
+    EXPECT_TRUE(holds(0, 5 * 4096 + 512, 0));
+    EXPECT_TRUE(holds(5 * 4096 + 1024, kSize - 5 * 4096 - 1024, 0));
+    EXPECT_EQ(file.taken(), 4096U);
+}
+
+TEST_F(MemoryOfFileTest, ReadsWhatWasWrittenHereAndThere) {
+    std::vector<std::byte> expected(kSize);
+    for (const std::uint64_t offset : {0, 3 * 4096 - 512, 63 * 4096, 64 * 4096 + 512, 200 * 4096}) {
+        ASSERT_TRUE(write(offset, 1024, 9).ok());
+        std::fill_n(expected.begin() + static_cast<std::ptrdiff_t>(offset), 1024, std::byte{9});
+    }
+    EXPECT_EQ(read(0, kSize), expected);
+}
+
+TEST_F(MemoryOfFileTest, WhatTheKernelPutsInPlaceIsRead) {
+    std::byte* const place = locate(Op::write, 8192, 4096);
+    ASSERT_NE(place, nullptr);
+    std::memset(place, 5, 4096);
+    EXPECT_TRUE(holds(8192, 4096, 5));
+    EXPECT_EQ(locate(Op::read, 8192, 4096), place);
+}
+
+TEST_F(MemoryOfFileTest, AnotherServerFindsWhatIsThere) {
+    ASSERT_TRUE(write(4096, 4096, 7).ok());
+    // As by a server that was killed before it could note anything.
+    ASSERT_EQ(pwrite(file.fd(), "x", 1, 9 * 4096), 1);
+    open();
+    EXPECT_TRUE(holds(4096, 4096, 7));
+    EXPECT_TRUE(holds(9 * 4096, 1, 'x'));
+    EXPECT_TRUE(holds(10 * 4096, 64 * 4096, 0));
+    EXPECT_EQ(file.taken(), 2 * 4096U);
+}
+
+TEST_F(MemoryOfFileTest, DiscardedPagesGoBack) {
+    ASSERT_TRUE(write(0, 8 * 4096, 7).ok());
+    ASSERT_TRUE(serve(Op::discard, 512, 4 * 4096).ok());
+    EXPECT_EQ(file.taken(), 5 * 4096U);
+    EXPECT_TRUE(holds(0, 512, 7));
+    EXPECT_TRUE(holds(512, 4 * 4096, 0));
+    EXPECT_TRUE(holds(512 + 4 * 4096, 3 * 4096, 7));
+    ASSERT_TRUE(serve(Op::write_zeroes, 0, 8 * 4096).ok());
+    ASSERT_TRUE(serve(Op::discard, 10 * 4096 + 512, 512).ok());
+    ASSERT_TRUE(serve(Op::discard, 20 * 4096 + 512, 4096).ok());
+    EXPECT_TRUE(holds(0, kSize, 0));
+    EXPECT_EQ(file.taken(), 0U) << "what is zero already takes none";
+}
+
+TEST_F(MemoryOfFileTest, ZeroesThatKeepTheirSpaceTakeIt) {
+    ASSERT_TRUE(serve(Op::write_zeroes, 0, 8192, nullptr, true).ok());
+    EXPECT_EQ(file.taken(), 8192U);
+    EXPECT_NE(locate(Op::read, 0, 8192), nullptr);
+}
+
+TEST_F(MemoryOfFileTest, ForgetsWhatIsCutOff) {
+    ASSERT_TRUE(write(0, kSize, 7).ok());
+    ASSERT_TRUE(backend->resize(4096 + 512));
+    EXPECT_EQ(file.taken(), 8192U);
+    ASSERT_TRUE(backend->resize(2 * kSize));
+    EXPECT_TRUE(holds(0, 4096 + 512, 7));
+    EXPECT_TRUE(holds(4096 + 512, kSize, 0)) << "also in the same page";
+    ASSERT_TRUE(write(2 * kSize - 512, 512, 8).ok());
+    EXPECT_TRUE(holds(2 * kSize - 512, 512, 8));
+    EXPECT_EQ(file.taken(), 3 * 4096U);
+}
+
+// Either may come first; but what a discard has hidden must not come to light by a later write.
+TEST_F(MemoryOfFileTest, AWriteBesideADiscardIsThereOrGone) {
+    constexpr int kRounds = 3000;
+    int changed = 0;
+    const auto other = backend->open_session(ring.io()).value();
+    std::barrier both(2);
+    std::thread discarding([&] {
+        test::RingRunner own;
+        for (int i = 0; i < kRounds; ++i) {
+            both.arrive_and_wait();
+            const Request discard{.offset = 0, .length = 4096, .op = Op::discard};
+            EXPECT_TRUE(other->serve(own.io(), discard).result().ok());
+            both.arrive_and_wait();
+        }
+    });
+    for (int i = 0; i < kRounds; ++i) {
+        both.arrive_and_wait();
+        EXPECT_TRUE(write(0, 512, 7).ok());
+        both.arrive_and_wait();
+        const std::vector<std::byte> now = read(0, 512);
+        EXPECT_TRUE(write(512, 512, 8).ok());
+        changed += read(0, 512) == now ? 0 : 1;
+    }
+    discarding.join();
+    EXPECT_EQ(changed, 0);
 }
 
 }  // namespace
