@@ -2,17 +2,16 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <filesystem>
 #include <limits>
-#include <thread>
 #include <utility>
 
+#include "base/file_lock.h"
+#include "base/new_file.h"
 #include "base/units.h"
 
 namespace ashlar::file {
@@ -26,21 +25,6 @@ std::unexpected<Error> refuse(int code, std::string detail, std::string hint = {
 }
 
 std::string text(std::uint64_t number) { return std::to_string(number); }
-
-// A file that was made for a disk, until the disk is there.
-class NewFile {
-public:
-    explicit NewFile(std::string path) : path_(std::move(path)) {}
-    NewFile(const NewFile&) = delete;
-    NewFile& operator=(const NewFile&) = delete;
-    ~NewFile() {
-        if (!path_.empty()) unlink(path_.c_str());
-    }
-    void keep() noexcept { path_.clear(); }
-
-private:
-    std::string path_;
-};
 
 Result<void> check_options(const FileOptions& options) {
     if (options.path.empty()) return refuse(EINVAL, "no path was given");
@@ -130,18 +114,11 @@ Result<Found> open_existing(const FileOptions& options) {
 }
 
 Result<void> lock(int fd, bool read_only, bool block_device) {
-    using namespace std::chrono_literals;
-    constexpr int kTries = 50;
-    constexpr auto kPause = 20ms;
     // Whoever watches for new block devices locks one for a moment, to see what is on it.
-    for (int tries = block_device ? kTries : 1;;) {
-        if (flock(fd, (read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) return {};
-        const int code = errno;
-        if (code == EINTR) continue;
-        if (code != EWOULDBLOCK) return refuse(code, "it cannot be locked (flock)");
-        if (--tries == 0) break;
-        std::this_thread::sleep_for(kPause);
-    }
+    const auto patience = block_device ? kLockPatience : std::chrono::milliseconds{0};
+    const int code = lock_file(fd, read_only, patience);
+    if (code == 0) return {};
+    if (code != EBUSY) return refuse(code, "it cannot be locked (flock)");
     if (read_only) {
         return refuse(EBUSY, "another disk or program has locked it to write",
                       "stop that one first");
@@ -229,18 +206,6 @@ Result<void> preallocate(int fd, Range window) {
     return refuse(code, "space for " + text(window.length) + " bytes cannot be taken");
 }
 
-// The name of a new file is durable too, or a flush would promise too much.
-Result<void> make_durable(int fd, const std::string& path) {
-    std::string directory = std::filesystem::path(path).parent_path().string();
-    if (directory.empty()) directory = ".";
-    const Fd parent(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    const bool synced = fsync(fd) == 0 && parent.valid() &&
-                        // EINVAL: a file system that has nothing to do.
-                        (fsync(parent.get()) == 0 || errno == EINVAL);
-    if (synced) return {};
-    return refuse(errno, "it was made, but its name cannot be made durable");
-}
-
 }  // namespace
 
 Result<OpenedFile> open_and_lock(const FileOptions& options) {
@@ -288,8 +253,8 @@ Result<OpenedFile> open_and_lock(const FileOptions& options) {
         if (auto taken = preallocate(fd, *window); !taken) return std::unexpected(taken.error());
     }
     if (options.create) {
-        if (auto durable = make_durable(fd, options.path); !durable) {
-            return std::unexpected(durable.error());
+        if (const int code = make_durable(fd, options.path); code != 0) {
+            return refuse(code, "it was made, but its name cannot be made durable");
         }
     }
     new_file.keep();
