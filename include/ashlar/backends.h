@@ -89,10 +89,11 @@ struct ZonedOptions {
 };
 // A zoned disk (host-managed) of a backend, as far as whole zones reach. What was never written in
 // a zone reads as zeroes. A write that is not at the write pointer fails with EIO; one that would
-// open a zone too many with ETOOMANYREFS, one too many active with EOVERFLOW. A reset discards,
-// where `inner` can. Holds an advisory lock (flock(2)) on the state.
-// Errors: EINVAL (sizes), EEXIST, ENOENT (create), EBUSY (another server has the state), those of
-// open(2).
+// open a zone too many with ETOOMANYREFS, one too many active with EOVERFLOW. A reset waits for
+// writes to its zone that began before it, and discards, where `inner` can; until it is answered
+// writes fail with EIO. Holds an advisory lock (flock(2)) on the state.
+// Errors: EINVAL (sizes; zones that are not within a chunk of `inner`), EEXIST, ENOENT (create),
+// EBUSY (another server has the state), those of open(2).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_zoned(std::shared_ptr<Backend> inner,
                                                           const ZonedOptions& options);
 

@@ -95,6 +95,7 @@ Result<void> ZoneTable::map(const ZonedOptions& options) {
     if (memory == MAP_FAILED) return refuse(path, errno);
     memory_ = Mapping(memory, bytes);
     entries_ = {reinterpret_cast<Entry*>(memory_.data() + kHeaderBytes), count};
+    traffic_ = std::vector<Traffic>(count);
     if (!is_new) return check_header();
     for (std::size_t i = 0; i < count; ++i) {
         const bool conventional = i < conventional_;
@@ -205,10 +206,15 @@ int ZoneTable::begin_write(Range range) {
     const std::uint64_t from = range.offset - start_of(range.offset);
     const std::lock_guard lock(mutex_);
     Entry& entry = entry_of(range.offset);
+    Traffic& traffic = traffic_of(range.offset);
+    if (traffic.resetting) return EIO;
     // The last write once more: the kernel gives what a server left unanswered to the next one.
-    if (from == entry.last_write && from + range.length == entry.written) return 0;
-    if (condition_of(entry) == ZoneCondition::full || from != entry.written) return EIO;
-    return advance(entry, from, range.length);
+    if (from != entry.last_write || from + range.length != entry.written) {
+        if (condition_of(entry) == ZoneCondition::full || from != entry.written) return EIO;
+        if (const int error = advance(entry, from, range.length); error != 0) return error;
+    }
+    traffic.writes.fetch_add(1, std::memory_order_relaxed);
+    return 0;
 }
 
 std::expected<std::uint64_t, int> ZoneTable::begin_append(std::uint64_t start,
@@ -216,9 +222,13 @@ std::expected<std::uint64_t, int> ZoneTable::begin_append(std::uint64_t start,
     if (start != start_of(start) || is_conventional(start)) return std::unexpected(EIO);
     const std::lock_guard lock(mutex_);
     Entry& entry = entry_of(start);
-    if (condition_of(entry) == ZoneCondition::full) return std::unexpected(EIO);
+    Traffic& traffic = traffic_of(start);
+    if (traffic.resetting || condition_of(entry) == ZoneCondition::full) {
+        return std::unexpected(EIO);
+    }
     const std::uint64_t from = entry.written;
     if (const int error = advance(entry, from, length); error != 0) return std::unexpected(error);
+    traffic.writes.fetch_add(1, std::memory_order_relaxed);
     return start + from;
 }
 
@@ -232,6 +242,10 @@ void ZoneTable::write_failed(Range range) {
     std::atomic_ref(entry.written).store(from, std::memory_order_release);
     if (condition_of(entry) != ZoneCondition::full) return;
     change(entry, from == 0 ? ZoneCondition::empty : ZoneCondition::closed);
+}
+
+void ZoneTable::end_write(std::uint64_t offset) noexcept {
+    traffic_of(offset).writes.fetch_sub(1, std::memory_order_release);
 }
 
 // ---- Zone operations ---------------------------------------------------------------------------
@@ -274,6 +288,25 @@ int ZoneTable::reset_zone(std::uint64_t start) {
     std::atomic_ref(entry.written).store(0, std::memory_order_release);
     entry.last_write = 0;
     return 0;
+}
+
+bool ZoneTable::begin_reset(std::uint64_t start) {
+    const std::lock_guard lock(mutex_);
+    return !std::exchange(traffic_of(start).resetting, true);
+}
+
+bool ZoneTable::is_being_written(std::uint64_t start) const noexcept {
+    return traffic_[start / zone_size_].writes.load(std::memory_order_acquire) != 0;
+}
+
+void ZoneTable::end_reset(std::uint64_t start) {
+    const std::lock_guard lock(mutex_);
+    traffic_of(start).resetting = false;
+}
+
+bool ZoneTable::is_empty(std::uint64_t start) const {
+    const std::lock_guard lock(mutex_);
+    return condition_of(entry_of(start)) == ZoneCondition::empty;
 }
 
 std::size_t ZoneTable::report(std::uint64_t offset, std::span<Zone> zones) const {

@@ -3,6 +3,7 @@
 // ends.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <expected>
@@ -10,6 +11,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <vector>
 
 #include <ashlar/backends.h>
 
@@ -38,14 +40,27 @@ public:
     [[nodiscard]] std::uint64_t written_end(std::uint64_t offset) const noexcept;
 
     // The write pointer moves on, and the data is to follow. They answer 0 or an errno: EIO (not at
-    // the write pointer, or beyond the capacity), ETOOMANYREFS and EOVERFLOW (no more zones may be
-    // open, or active).
+    // the write pointer, beyond the capacity, or a reset is under way), ETOOMANYREFS and EOVERFLOW
+    // (no more zones may be open, or active).
     [[nodiscard]] int begin_write(Range range);
     // Answers where.
     [[nodiscard]] std::expected<std::uint64_t, int> begin_append(std::uint64_t start,
                                                                  std::uint64_t length);
-    // The data did not follow.
+    // The data did not follow. Before end_write.
     void write_failed(Range range);
+    // Once for each that was let begin, whatever became of it. offset: any of the zone.
+    void end_write(std::uint64_t offset) noexcept;
+
+    // What a reset throws away must not be data that was written after it, nor may a write that
+    // began before it end after others that began later. So it is: begin_reset, from where on the
+    // zone takes no writes; wait until none is under way; reset_zone; throw the data away;
+    // end_reset, in any case. start: of a zone that is not conventional.
+    // begin_reset answers false if another reset of the zone is under way.
+    [[nodiscard]] bool begin_reset(std::uint64_t start);
+    [[nodiscard]] bool is_being_written(std::uint64_t start) const noexcept;
+    void end_reset(std::uint64_t start);
+    // Nothing is written in it, and it is not open.
+    [[nodiscard]] bool is_empty(std::uint64_t start) const;
 
     // start: where the zone begins. They answer 0 or an errno; EIO: of a conventional zone.
     [[nodiscard]] int open_zone(std::uint64_t start);
@@ -67,12 +82,20 @@ private:
         std::uint64_t condition;   // ZoneCondition
     };
     struct Header;
+    // What goes on in a zone, as long as this process lives.
+    struct Traffic {
+        std::atomic<std::uint32_t> writes{0};  // under way; more only under mutex_
+        bool resetting = false;                // guarded by mutex_
+    };
 
     ZoneTable(std::uint64_t disk_size, const ZonedOptions& options) noexcept;
     Result<void> map(const ZonedOptions& options);
     Result<void> check_header() const;
     void settle();
     [[nodiscard]] Entry& entry_of(std::uint64_t offset) const noexcept;
+    [[nodiscard]] Traffic& traffic_of(std::uint64_t offset) noexcept {
+        return traffic_[offset / zone_size_];
+    }
     [[nodiscard]] static ZoneCondition condition_of(const Entry& entry) noexcept;
     void change(Entry& entry, ZoneCondition condition) noexcept;
     [[nodiscard]] int make_open(Entry& entry, ZoneCondition condition) noexcept;
@@ -88,6 +111,7 @@ private:
     Fd file_;
     Mapping memory_;
     std::span<Entry> entries_;
+    std::vector<Traffic> traffic_;
     mutable std::mutex mutex_;  // guards what follows, and the entries
     std::uint32_t open_ = 0;
     std::uint32_t active_ = 0;

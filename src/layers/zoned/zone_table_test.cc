@@ -134,6 +134,40 @@ TEST_F(ZoneTableTest, Operations) {
     }
 }
 
+TEST_F(ZoneTableTest, AZoneThatIsResetIsNotWritten) {
+    open();
+    EXPECT_TRUE(table->is_empty(0));
+    EXPECT_EQ(write(0, 4096), 0);
+    EXPECT_FALSE(table->is_empty(0));
+    EXPECT_TRUE(table->begin_reset(0));
+    EXPECT_FALSE(table->begin_reset(0)) << "once at a time";
+    EXPECT_TRUE(table->is_being_written(0));
+    EXPECT_EQ(write(4096, 4096), EIO);
+    EXPECT_EQ(table->begin_append(0, 4096).error(), EIO);
+    table->end_write(512);
+    EXPECT_FALSE(table->is_being_written(0));
+    EXPECT_EQ(table->reset_zone(0), 0);
+    EXPECT_EQ(write(0, 4096), EIO) << "what it held is still being thrown away";
+    EXPECT_EQ(write(kZone, 4096), 0) << "another zone";
+    table->end_reset(0);
+    EXPECT_TRUE(table->is_empty(0));
+    EXPECT_EQ(table->begin_append(0, 4096).value(), 0U);
+    EXPECT_TRUE(table->is_being_written(0));
+}
+
+TEST_F(ZoneTableTest, AServerThatEndsInAResetLeavesTheZoneEmpty) {
+    const std::string state = directory / "zones";
+    open({.state = state, .create = true});
+    EXPECT_EQ(write(0, 4096), 0);
+    EXPECT_TRUE(table->begin_reset(0));
+    EXPECT_EQ(table->reset_zone(0), 0);
+    open({.state = state});
+    EXPECT_TRUE(table->is_empty(0));
+    EXPECT_TRUE(table->begin_reset(0)) << "the kernel asks again";
+    table->end_reset(0);
+    EXPECT_EQ(write(0, 4096), 0);
+}
+
 TEST_F(ZoneTableTest, LimitsHold) {
     open({.open_max = 2, .active_max = 3});
     EXPECT_EQ(table->open_zone(0), 0);

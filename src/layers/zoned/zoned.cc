@@ -5,6 +5,7 @@
 #include <atomic>
 #include <bit>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -24,6 +25,35 @@ namespace {
 using layers::ZoneTable;
 
 constexpr std::uint64_t kDiscardDefault = std::uint64_t{1} << 30;
+
+// How long a reset waits before it looks again whether the zone's writes have ended.
+constexpr std::chrono::microseconds kResetPause{100};
+
+// A write that the table has let begin.
+class Writing {
+public:
+    Writing(ZoneTable& table, std::uint64_t offset) noexcept : table_(table), offset_(offset) {}
+    Writing(const Writing&) = delete;
+    Writing& operator=(const Writing&) = delete;
+    ~Writing() { table_.end_write(offset_); }
+
+private:
+    ZoneTable& table_;
+    const std::uint64_t offset_;
+};
+
+// A reset that has begun.
+class Resetting {
+public:
+    Resetting(ZoneTable& table, std::uint64_t start) noexcept : table_(table), start_(start) {}
+    Resetting(const Resetting&) = delete;
+    Resetting& operator=(const Resetting&) = delete;
+    ~Resetting() { table_.end_reset(start_); }
+
+private:
+    ZoneTable& table_;
+    const std::uint64_t start_;
+};
 
 // What a session needs of its backend, which outlives it.
 struct Below {
@@ -106,6 +136,7 @@ private:
     }
 
     Task<> write_zone(Io& io, const Request& request) {
+        const Writing writing(table_, request.offset);
         const IoResult result = co_await inner_->serve(io, request);
         const bool whole = result.ok() && (result.count() == 0 || result.count() == request.length);
         if (!whole) table_.write_failed({request.offset, request.length});
@@ -119,6 +150,7 @@ private:
     }
 
     Task<> append_at(Io& io, const Request& request, std::uint64_t place) {
+        const Writing writing(table_, place);
         Request write = request;
         write.op = Op::write;
         write.offset = place;
@@ -140,9 +172,19 @@ private:
     }
 
     Task<> reset(Io& io, std::uint64_t start) {
+        if (table_.is_conventional(start)) co_return std::errc::io_error;
+        while (!table_.begin_reset(start)) {
+            const IoResult slept = co_await io.sleep(kResetPause);
+            if (!slept.ok()) co_return slept;
+        }
+        const Resetting resetting(table_, start);
+        while (table_.is_being_written(start)) {
+            const IoResult slept = co_await io.sleep(kResetPause);
+            if (!slept.ok()) co_return slept;
+        }
         const int error = table_.reset_zone(start);
-        if (error != 0 || !below_.can.discard) return answer(error);
-        return discard(io, start);
+        if (error != 0 || !below_.can.discard) co_return IoResult::from_errno(error);
+        co_return co_await discard(io, start);
     }
 
     // What the zone held is of no use; that it cannot be given back is no error.
@@ -158,10 +200,7 @@ private:
 
     Task<> reset_all(Io& io) {
         for (std::uint64_t start = 0; start < below_.size; start += table_.zone_size()) {
-            if (table_.is_conventional(start) || table_.written_end(start) == start) {
-                static_cast<void>(table_.reset_zone(start));
-                continue;
-            }
+            if (table_.is_conventional(start) || table_.is_empty(start)) continue;
             const IoResult result = co_await reset(io, start);
             if (!result.ok()) co_return result;
         }

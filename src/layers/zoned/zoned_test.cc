@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <vector>
 
@@ -36,6 +37,9 @@ protected:
                    .op = op,
                    .buffer = Buffer::memory(data.data(), static_cast<std::uint32_t>(length))};
         return ring.run(session->serve(ring.io(), request));
+    }
+    static std::shared_ptr<Backend> slow(const DelayOptions& delays) {
+        return open_delay(open_memory({.geometry = {.size = 8 * kZone}}).value(), delays).value();
     }
     // How many bytes of the last read have this value.
     std::size_t count(int value) {
@@ -103,6 +107,59 @@ TEST_F(ZonedTest, AResetGivesTheSpaceBack) {
     EXPECT_TRUE(run(Op::write, 2 * kZone, 4096, 5).ok()) << "from the start again";
 }
 
+TEST_F(ZonedTest, AResetDoesNotTakeWhatIsWrittenAfterIt) {
+    inner = slow({.discard = {.mean = std::chrono::milliseconds(50)}});
+    open();
+    EXPECT_TRUE(run(Op::write, 0, 4096, 5).ok());
+    const Request reset{.offset = 0, .length = kZone, .op = Op::zone_reset};
+    const Task<> resetting = session->serve(ring.io(), reset);
+    EXPECT_FALSE(resetting.done());
+    EXPECT_EQ(run(Op::write, 0, 4096, 6).error(), EIO);
+    EXPECT_EQ(run(Op::zone_append, 0, 4096, 6).error(), EIO);
+    EXPECT_TRUE(run(Op::write, kZone, 4096, 6).ok()) << "another zone";
+    ring.run_until([&] { return resetting.done(); });
+    EXPECT_TRUE(resetting.result().ok());
+    EXPECT_TRUE(run(Op::write, 0, 4096, 7).ok());
+    EXPECT_TRUE(run(Op::read, 0, 4096).ok());
+    EXPECT_EQ(count(7), 4096U);
+}
+
+TEST_F(ZonedTest, AResetWaitsForWritesThatBeganBeforeIt) {
+    inner = slow({.write = {.mean = std::chrono::milliseconds(50)}});
+    open();
+    std::vector<std::byte> old(4096, std::byte{5});
+    const Request write{
+        .length = 4096, .op = Op::write, .buffer = Buffer::memory(old.data(), 4096)};
+    const Task<> writing = session->serve(ring.io(), write);
+    const Request reset{.offset = 0, .length = kZone, .op = Op::zone_reset};
+    std::vector<Task<>> resets;
+    for (int i = 0; i < 2; ++i) resets.push_back(session->serve(ring.io(), reset));
+    EXPECT_EQ(run(Op::write, 4096, 4096).error(), EIO);
+    ring.run_until([&] { return resets[0].done() && resets[1].done(); });
+    EXPECT_TRUE(writing.done()) << "or its data would come after what is written next";
+    EXPECT_TRUE(resets[0].result().ok());
+    EXPECT_TRUE(resets[1].result().ok());
+    EXPECT_TRUE(run(Op::write, 0, 4096, 6).ok());
+    EXPECT_TRUE(run(Op::read, 0, 4096).ok());
+    EXPECT_EQ(count(6), 4096U);
+}
+
+TEST_F(ZonedTest, AResetThatIsCancelledLetsOthersIn) {
+    inner = slow({.write = {.mean = std::chrono::hours(1)}});
+    open();
+    std::vector<std::byte> old(4096, std::byte{5});
+    const Request write{
+        .length = 4096, .op = Op::write, .buffer = Buffer::memory(old.data(), 4096)};
+    const Task<> writing = session->serve(ring.io(), write);
+    const Request reset{.offset = 0, .length = kZone, .op = Op::zone_reset};
+    const Task<> resetting = session->serve(ring.io(), reset);
+    ring.cancel();
+    ring.run_until([&] { return writing.done() && resetting.done(); });
+    EXPECT_EQ(writing.result().error(), ECANCELED);
+    test::RingRunner another;
+    EXPECT_TRUE(another.run(session->serve(another.io(), reset)).ok());
+}
+
 TEST_F(ZonedTest, AppendsAnswerWhere) {
     open();
     EXPECT_EQ(run(Op::zone_append, kZone, 4096, 1), IoResult::bytes(kZone));
@@ -114,6 +171,7 @@ TEST_F(ZonedTest, AppendsAnswerWhere) {
 
 TEST_F(ZonedTest, ConventionalZonesAreWrittenAnywhere) {
     open({.zone_size = kZone, .conventional = 1});
+    EXPECT_EQ(run(Op::zone_reset, 0, kZone).error(), EIO);
     EXPECT_TRUE(run(Op::write, 8192, 4096, 3).ok());
     EXPECT_TRUE(run(Op::write, 0, 4096, 3).ok());
     EXPECT_TRUE(run(Op::read, 0, 16384).ok());
