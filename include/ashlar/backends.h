@@ -28,14 +28,16 @@ struct MemoryOptions {
     Geometry geometry{};     // size is required
     bool hugepages = false;  // ask for transparent huge pages (madvise(2), MADV_HUGEPAGE)
     // A memory file (tmpfs, hugetlbfs or memfd) for the bytes, which then outlive the process. Made
-    // if it is not there; else its size must be the disk's. While it is a disk nobody else may write
-    // to it: what was not written through the disk reads as zeroes.
+    // if it is not there; else its size must be the disk's. While it is a disk nobody else may
+    // write to it: what was not written through the disk reads as zeroes. An advisory lock
+    // (flock(2)) keeps a second disk out.
     std::string file{};
 };
 // A sparse disk in memory: a page is taken when it is first written, never by reading, and given
 // back by discard and write_zeroes. (On hugetlbfs, reading may take what an earlier process left
 // unwritten.) Without a file gone with the process. No lock is shared between queues.
-// Errors: EINVAL (geometry; the file's size or kind), ENOMEM (address space), those of open(2).
+// Errors: EINVAL (geometry; the file's size or kind), EBUSY (another disk is in the file), ENOMEM
+// (address space), those of open(2).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_memory(const MemoryOptions& options);
 
 // Which file is the disk, or which part of it, and how it is opened.

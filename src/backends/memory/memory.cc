@@ -18,6 +18,7 @@
 
 #include "backends/memory/written_pages.h"
 #include "base/fd.h"
+#include "base/file_lock.h"
 #include "base/units.h"
 
 namespace ashlar {
@@ -132,6 +133,14 @@ Result<MemoryFile> open_memory_file(const std::string& path, std::uint64_t size)
             open_error(EINVAL, path + " is no memory file",
                        "use one on tmpfs or hugetlbfs, such as /dev/shm, or the file backend"));
     }
+    // A server that was killed has it until the last of its memory is gone.
+    if (const int code = lock_file(fd.get(), false, kLockPatience); code != 0) {
+        return std::unexpected(open_error(
+            code, code == EBUSY ? "another disk is in " + path : path + " cannot be locked (flock)",
+            code == EBUSY ? "remove that one first" : ""));
+    }
+    // Its size from before the lock may be another disk's.
+    if (fstat(fd.get(), &about) != 0) return std::unexpected(open_error(errno, path));
     const auto wanted = static_cast<off_t>(size);
     if (about.st_size == 0 && ftruncate(fd.get(), wanted) != 0) {
         return std::unexpected(open_error(errno, path));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <barrier>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -316,6 +317,27 @@ TEST_F(MemoryOfFileTest, ForgetsWhatIsCutOff) {
     ASSERT_TRUE(write(2 * kSize - 512, 512, 8).ok());
     EXPECT_TRUE(holds(2 * kSize - 512, 512, 8));
     EXPECT_EQ(file.taken(), 3 * 4096U);
+}
+
+TEST_F(MemoryOfFileTest, IsOneDisks) {
+    const MemoryOptions options{.geometry = {.size = kSize}, .file = file.path()};
+    const auto refused = open_memory(options);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, EBUSY);
+    EXPECT_EQ(refused.error().detail, "another disk is in " + options.file);
+    session.reset();
+    backend.reset();
+    EXPECT_TRUE(open_memory(options)) << "what only holds the file does not lock it";
+}
+
+TEST_F(MemoryOfFileTest, IsWaitedForUntilWhoWasKilledIsGone) {
+    std::thread letting_go([this] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        session.reset();
+        backend.reset();
+    });
+    EXPECT_TRUE(open_memory({.geometry = {.size = kSize}, .file = file.path()}));
+    letting_go.join();
 }
 
 // Either may come first; but what a discard has hidden must not come to light by a later write.

@@ -37,7 +37,7 @@ Result<WrittenPages> WrittenPages::make(std::uint64_t size, std::uint64_t page) 
 // A file system that cannot tell has data everywhere. So has what is left of a file in very many
 // pieces: there, reading takes pages.
 void WrittenPages::find(int fd, std::uint64_t size) noexcept {
-    struct stat about {};
+    struct stat about{};
     if (fstat(fd, &about) == 0 && about.st_blocks == 0) return;
     std::uint64_t at = 0;
     for (unsigned pieces = 0; at < size; ++pieces) {
