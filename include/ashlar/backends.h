@@ -107,11 +107,13 @@ struct MetadataOptions {
 };
 // Keeps metadata with each block (Geometry::metadata): with a checksum, what the block layer wrote
 // is checked when it is read, and a block that has changed meanwhile fails with EILSEQ. Blocks
-// whose checksum was never written, or was discarded, are not checked. Data and metadata are not
-// written as one: a loss of power may leave blocks whose last write was not flushed unreadable
-// until they are written again. After a flush that failed to make the file durable all fail with
-// its errno. Holds an advisory lock (flock(2)) on the file. Kernel 7.0. Errors: EINVAL (the format;
-// the file's size), EEXIST, ENOENT (create), EBUSY, those of open(2).
+// whose checksum was never written, or was discarded, are not checked. A request waits for others
+// under way that change its blocks, or read what it changes, so that each block is read with what
+// was written with it. On the medium data and metadata are not written as one: a loss of power may
+// leave blocks whose last write was not flushed unreadable until they are written again. After a
+// flush that failed to make the file durable all fail with its errno. Holds an advisory lock
+// (flock(2)) on the file. Kernel 7.0. Errors: EINVAL (the format; the file's size), EEXIST, ENOENT
+// (create), EBUSY, those of open(2).
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_metadata(std::shared_ptr<Backend> inner,
                                                              const MetadataOptions& options);
 

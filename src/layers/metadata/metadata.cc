@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <span>
 #include <string>
 #include <utility>
@@ -16,10 +17,18 @@
 
 #include "base/assert.h"
 #include "base/fd.h"
+#include "base/file_lock.h"
+#include "base/new_file.h"
+#include "layers/metadata/stripes.h"
 #include "layers/plain.h"
 
 namespace ashlar {
 namespace {
+
+using layers::Stripes;
+
+// How long a request waits before it looks again whether those in its way have ended.
+constexpr std::chrono::microseconds kPause{100};
 
 void invert(std::span<std::byte> bytes) noexcept {
     for (std::byte& byte : bytes) byte = ~byte;
@@ -28,9 +37,10 @@ void invert(std::span<std::byte> bytes) noexcept {
 class MetadataSession final : public Session {
 public:
     // sync_fd: of the file, this session's own; none if it is in memory.
-    MetadataSession(const Metadata& metadata, int file, Fd sync_fd, std::atomic<int>& lost,
-                    Capabilities can, std::unique_ptr<Session> inner)
+    MetadataSession(const Metadata& metadata, Stripes& stripes, int file, Fd sync_fd,
+                    std::atomic<int>& lost, Capabilities can, std::unique_ptr<Session> inner)
         : metadata_(metadata),
+          stripes_(stripes),
           file_(file),
           sync_fd_(std::move(sync_fd)),
           commit_(lost),
@@ -61,12 +71,21 @@ private:
     [[nodiscard]] std::uint64_t place_of(const Request& request) const noexcept {
         return metadata_.bytes_for(request.offset);
     }
+    static Range range_of(const Request& request) noexcept {
+        return {.offset = request.offset, .length = request.length};
+    }
     static IoResult all_of(IoResult moved, std::uint64_t length) noexcept {
         if (moved.ok() && moved.count() != length) return std::errc::io_error;
         return moved;
     }
 
+    // Data and metadata are in two places: who reads both must not meet who writes both half way.
     Task<> read(Io& io, const Request& request) {
+        Stripes::Held blocks(stripes_, range_of(request), Stripes::Use::read);
+        while (!blocks.take()) {
+            const IoResult slept = co_await io.sleep(kPause);
+            if (!slept.ok()) co_return slept;
+        }
         IoOperation reading = io.read(file_, request.metadata, place_of(request));
         reading.start();
         const IoResult data = co_await inner_->serve(io, request);
@@ -78,6 +97,11 @@ private:
     }
 
     Task<> write(Io& io, const Request& request) {
+        Stripes::Held blocks(stripes_, range_of(request), Stripes::Use::change);
+        while (!blocks.take()) {
+            const IoResult slept = co_await io.sleep(kPause);
+            if (!slept.ok()) co_return slept;
+        }
         invert(request.metadata.bytes());
         IoOperation writing = io.write(file_, request.metadata, place_of(request));
         writing.start();
@@ -90,6 +114,11 @@ private:
 
     // Nobody has computed what belongs to the data that is there afterwards.
     Task<> change(Io& io, const Request& request) {
+        Stripes::Held blocks(stripes_, range_of(request), Stripes::Use::change);
+        while (!blocks.take()) {
+            const IoResult slept = co_await io.sleep(kPause);
+            if (!slept.ok()) co_return slept;
+        }
         const IoResult cleared =
             co_await io.fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                   {place_of(request), metadata_.bytes_for(request.length)});
@@ -107,6 +136,7 @@ private:
     }
 
     const Metadata metadata_;
+    Stripes& stripes_;
     const int file_;
     const Fd sync_fd_;
     GroupCommit commit_;
@@ -141,6 +171,7 @@ private:
     const Geometry geometry_;
     const bool syncs_;          // the file
     std::atomic<int> lost_{0};  // see GroupCommit
+    Stripes stripes_;
 };
 
 // Each session syncs by a description of its own: see GroupCommit.
@@ -157,8 +188,9 @@ Result<std::unique_ptr<Session>> MetadataLayer::open_session(Io& io) {
     }
     auto session = inner_->open_session(io);
     if (!session) return std::unexpected(session.error());
-    return std::make_unique<MetadataSession>(geometry_.metadata, file_.get(), std::move(sync_fd),
-                                             lost_, inner_->capabilities(), std::move(*session));
+    return std::make_unique<MetadataSession>(geometry_.metadata, stripes_, file_.get(),
+                                             std::move(sync_fd), lost_, inner_->capabilities(),
+                                             std::move(*session));
 }
 
 std::unexpected<Error> refuse(const std::string& path, int code, std::string detail = {},

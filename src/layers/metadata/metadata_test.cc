@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
+#include <optional>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -14,6 +16,8 @@
 
 namespace ashlar {
 namespace {
+
+using namespace std::chrono_literals;
 
 constexpr std::uint64_t kSize = 1 << 20;
 constexpr Metadata kFormat{.size = 8, .checksum = Checksum::crc16_t10dif};
@@ -106,6 +110,69 @@ TEST_F(MetadataTest, AFailedSyncIsNotForgotten) {
     const auto disk =
         open_metadata(inner, {.format = kFormat, .path = directory / "meta", .create = true});
     test::FailedSync().check(disk.value());
+}
+
+// A request for the first block, whose data and metadata are all of one value.
+struct FirstBlock {
+    explicit FirstBlock(Op op, int value) {
+        std::ranges::fill(data, static_cast<std::byte>(value));
+        std::ranges::fill(metadata, static_cast<std::byte>(value));
+        request = {.length = 512,
+                   .op = op,
+                   .buffer = Buffer::memory(data.data(), 512),
+                   .metadata = Buffer::memory(metadata.data(), 8)};
+    }
+    std::vector<std::byte> data = std::vector<std::byte>(512);
+    std::vector<std::byte> metadata = std::vector<std::byte>(8);
+    Request request{};
+};
+
+TEST_F(MetadataTest, ABlockIsReadWithWhatWasWrittenWithIt) {
+    inner = open_delay(memory(), {.read = {.mean = 50ms}}).value();
+    open({.format = kFormat});
+    const FirstBlock first(Op::write, 1);
+    ASSERT_TRUE(ring.run(session->serve(ring.io(), first.request)).ok());
+    const FirstBlock read(Op::read, 0);
+    const Task<> reading = session->serve(ring.io(), read.request);
+    const FirstBlock second(Op::write, 2);
+    ASSERT_TRUE(ring.run(session->serve(ring.io(), second.request)).ok());
+    EXPECT_TRUE(reading.done()) << "the write had to wait";
+    EXPECT_TRUE(reading.result().ok());
+    EXPECT_EQ(read.data, std::vector<std::byte>(512, std::byte{1}));
+    EXPECT_EQ(read.metadata, std::vector<std::byte>(8, std::byte{1}));
+}
+
+TEST_F(MetadataTest, OfTwoWritesOneWinsAsAWhole) {
+    const Latency some{.shape = Latency::Shape::uniform, .mean = 2ms, .spread = 2ms};
+    inner = open_delay(memory(), {.write = some}).value();
+    open({.format = kFormat});
+    const auto other = backend->open_session(ring.io()).value();
+    for (int i = 0; i < 20; ++i) {
+        const FirstBlock one(Op::write, 1);
+        const FirstBlock two(Op::write, 2);
+        const Task<> writes[] = {session->serve(ring.io(), one.request),
+                                 other->serve(ring.io(), two.request)};
+        ring.run_until([&] { return writes[0].done() && writes[1].done(); });
+        const FirstBlock read(Op::read, 0);
+        ASSERT_TRUE(ring.run(session->serve(ring.io(), read.request)).ok());
+        ASSERT_EQ(read.data[0], read.metadata[0]);
+    }
+}
+
+TEST_F(MetadataTest, WhoeverWaitsIsCancelled) {
+    inner = open_delay(memory(), {.read = {.mean = 1h}}).value();
+    open({.format = kFormat});
+    const FirstBlock read(Op::read, 0);
+    const FirstBlock write(Op::write, 1);
+    const Task<> tasks[] = {session->serve(ring.io(), read.request),
+                            session->serve(ring.io(), write.request)};
+    EXPECT_FALSE(tasks[1].done());
+    ring.cancel();
+    ring.run_until([&] { return tasks[0].done() && tasks[1].done(); });
+    EXPECT_EQ(tasks[0].result().error(), ECANCELED);
+    EXPECT_EQ(tasks[1].result().error(), ECANCELED);
+    test::RingRunner another;
+    EXPECT_TRUE(another.run(session->serve(another.io(), write.request)).ok());
 }
 
 TEST_F(MetadataTest, RefusesWhatDoesNotFit) {
