@@ -65,7 +65,8 @@ void resize_command(CLI::App& app, Action& action) {
         ->required();
     resize.add_flag("--force", options->force, "Even if it becomes smaller; the rest is lost");
     resize.footer(
-        "A file of its own grows and shrinks with the disk. What is on the disk is told next:\n"
+        "A file of its own grows and shrinks with the disk. A part of a file, or a block device,\n"
+        "must be large enough, and shows what lies there. What is on the disk is told next:\n"
         "'resize2fs /dev/ublkb0', 'xfs_growfs /mnt'.\n"
         "\nExamples:\n  ashlar resize 0 2G\n  ashlar resize 0 +512M\n  ashlar resize 0 100M "
         "--force");

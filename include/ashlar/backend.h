@@ -90,8 +90,9 @@ public:
     [[nodiscard]] virtual std::string identity() const { return {}; }
     // Makes the store that large; afterwards geometry() says so. Called one at a time, while
     // requests are served; none beyond the smaller of both sizes, and none is under way there. What
-    // a larger store has more of reads as zeroes. Errors: EOPNOTSUPP (it cannot), EINVAL, ENOSPC,
-    // ENOMEM, ...
+    // a larger store has more of reads as zeroes if it is new; where the store is a part of
+    // something larger it shows what lies there, as a partition that is enlarged does. Errors:
+    // EOPNOTSUPP (it cannot), EINVAL, ENOSPC, ENOMEM, ...
     [[nodiscard]] virtual Result<void> resize(std::uint64_t size) {
         static_cast<void>(size);
         return std::unexpected(Error{.operation = "resize " + std::string(name()),

@@ -57,7 +57,8 @@ struct FileOptions {
 // A disk in a file or on a block device. Geometry, limits, and whether discard and write_zeroes
 // exist, come from what lies underneath. A flush ends when fdatasync(2) has; flushes that wait
 // together share one, and after one has failed all fail with its errno, because data was lost: open
-// the disk again. Holds an advisory lock (flock(2)) that keeps a second writer out.
+// the disk again. Holds an advisory lock (flock(2)) that keeps a second writer out. Resized, a disk
+// that ends with its file takes the file's end along; any other shows what lies there.
 // Errors: those of open(2); EBUSY (locked by another), EINVAL (size, window, alignment), EEXIST.
 [[nodiscard]] Result<std::shared_ptr<Backend>> open_file(const FileOptions& options);
 
