@@ -177,7 +177,8 @@ struct LogOptions {
 // Records every write, discard, write_zeroes and flush, when it begins and when it is answered, for
 // LogReplayer (log_replayer.h) to rebuild the disk as a crash may have left it. A flush is always
 // offered, so that what was promised is known also of a disk without a cache. Each request waits
-// for its records; one whose records cannot be written fails with that errno. The log is not
+// for its records; one whose records cannot be written fails with that errno. A write's data must
+// not change while it is under way, as a program can make it in shared memory. The log is not
 // synced: it outlives the process, not the machine. Holds an advisory lock (flock(2)) on it.
 // Errors: EEXIST (create), EBUSY (another writes it), EINVAL (no log, of another version, or of
 // another disk), those of open(2).

@@ -1,7 +1,6 @@
 // The log layer: records every change and flush before it goes on, and its answer before it is
 // given.
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -18,6 +17,8 @@
 
 #include "base/assert.h"
 #include "base/fd.h"
+#include "base/file_lock.h"
+#include "base/new_file.h"
 #include "base/units.h"
 #include "layers/log/crc32c.h"
 #include "layers/log/format.h"
@@ -186,13 +187,15 @@ public:
                           "remove it, or leave out create to continue it");
         }
         if (!file.valid()) return refuse(errno, "it cannot be made");
+        NewFile new_file(path_);
+        if (auto locked = lock(file); !locked) return std::unexpected(locked.error());
         const LogBytes bytes = encode(head_);
         const ssize_t written = pwrite(file.get(), bytes.data(), bytes.size(), 0);
         const int code = written < 0 ? errno : EIO;
         if (written != static_cast<ssize_t>(bytes.size())) {
-            unlink(path_.c_str());
             return refuse(code, "it cannot be written");
         }
+        new_file.keep();
         return Opened{.file = std::move(file), .end = kLogUnit};
     }
 
@@ -202,6 +205,8 @@ public:
             const int code = errno;
             return refuse(code, {}, code == ENOENT ? "add create to make it" : "");
         }
+        // First: another server may still be at its end.
+        if (auto locked = lock(file); !locked) return std::unexpected(locked.error());
         const auto reader = layers::LogReader::open(file.get(), path_);
         if (!reader) return std::unexpected(reader.error());
         const LogHead& old = reader->head();
@@ -217,12 +222,13 @@ public:
                       .end = round_up(static_cast<std::uint64_t>(size), kLogUnit)};
     }
 
-    [[nodiscard]] Result<void> lock(const Fd& file) const {
-        if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) return {};
-        return refuse(errno == EWOULDBLOCK ? EBUSY : errno, "another server writes it");
-    }
-
 private:
+    [[nodiscard]] Result<void> lock(const Fd& file) const {
+        const int code = lock_file(file.get());
+        if (code == 0) return {};
+        return refuse(code,
+                      code == EBUSY ? "another server writes it" : "it cannot be locked (flock)");
+    }
     [[nodiscard]] std::unexpected<Error> refuse(int code, std::string detail,
                                                 std::string hint = {}) const {
         return std::unexpected(Error{.operation = "open log " + path_,
@@ -248,7 +254,6 @@ Result<std::shared_ptr<Backend>> open_log(std::shared_ptr<Backend> inner,
                           {.disk_size = geometry.size, .block = geometry.logical_block_size});
     auto opened = options.create ? opening.make() : opening.resume();
     if (!opened) return std::unexpected(opened.error());
-    if (auto locked = opening.lock(opened->file); !locked) return std::unexpected(locked.error());
     return std::make_shared<LogBackend>(std::move(inner), std::move(opened->file), opened->end);
 }
 
