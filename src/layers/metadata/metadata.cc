@@ -2,7 +2,6 @@
 // where it was. In the file they are inverted: what was never written is all ones to the block
 // layer, which means that there is nothing to check.
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <atomic>
@@ -214,10 +213,12 @@ Result<Fd> open_file_of(const MetadataOptions& options, std::uint64_t bytes) {
     if (!file.valid()) {
         return refuse(path, errno, {}, errno == ENOENT ? "create makes it" : std::string());
     }
-    if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
-        return refuse(path, EBUSY, "another server has it");
+    NewFile new_file(options.create ? path : std::string());
+    if (const int code = lock_file(file.get()); code != 0) {
+        return refuse(path, code,
+                      code == EBUSY ? "another server has it" : "it cannot be locked (flock)");
     }
-    struct stat status {};
+    struct stat status{};
     if (fstat(file.get(), &status) != 0) return refuse(path, errno);
     if (status.st_size == 0 && ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) {
         return refuse(path, errno);
@@ -228,6 +229,12 @@ Result<Fd> open_file_of(const MetadataOptions& options, std::uint64_t bytes) {
                           std::to_string(bytes),
                       "give the disk and the format it was made with");
     }
+    if (options.create && !path.empty()) {
+        if (const int code = make_durable(file.get(), path); code != 0) {
+            return refuse(path, code, "it was made, but cannot be made durable");
+        }
+    }
+    new_file.keep();
     return file;
 }
 

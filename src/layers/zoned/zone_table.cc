@@ -1,14 +1,17 @@
 #include "layers/zoned/zone_table.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <utility>
+
+#include "base/file_lock.h"
+#include "base/new_file.h"
 
 namespace ashlar::layers {
 
@@ -58,9 +61,38 @@ ZoneTable::ZoneTable(std::uint64_t disk_size, const ZonedOptions& options) noexc
 Result<std::unique_ptr<ZoneTable>> ZoneTable::open(std::uint64_t disk_size,
                                                    const ZonedOptions& options) {
     std::unique_ptr<ZoneTable> table(new ZoneTable(disk_size, options));
-    if (auto mapped = table->map(options); !mapped) return std::unexpected(mapped.error());
+    if (auto mapped = table->map(options); !mapped) {
+        // With create a file that was there already is not opened.
+        if (options.create && table->file_.valid()) unlink(options.state.c_str());
+        return std::unexpected(mapped.error());
+    }
     table->settle();
     return table;
+}
+
+// Answers whether it is new.
+Result<bool> ZoneTable::open_file(const ZonedOptions& options, std::size_t bytes) {
+    const std::string& path = options.state;
+    const int create = options.create ? O_CREAT | O_EXCL : 0;
+    file_ = Fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | create, 0600));
+    if (!file_.valid()) {
+        return refuse(
+            path, errno, {},
+            errno == ENOENT ? "create makes them, for a disk with nothing on it" : std::string());
+    }
+    if (const int code = lock_file(file_.get()); code != 0) {
+        return refuse(path, code,
+                      code == EBUSY ? "another server has them" : "it cannot be locked (flock)");
+    }
+    struct stat status{};
+    if (fstat(file_.get(), &status) != 0) return refuse(path, errno);
+    if (status.st_size != 0) {
+        if (static_cast<std::uint64_t>(status.st_size) == bytes) return false;
+        return refuse(path, EINVAL, "they are those of another disk");
+    }
+    const int code = posix_fallocate(file_.get(), 0, static_cast<off_t>(bytes));
+    if (code != 0) return refuse(path, code);
+    return true;
 }
 
 Result<void> ZoneTable::map(const ZonedOptions& options) {
@@ -69,26 +101,9 @@ Result<void> ZoneTable::map(const ZonedOptions& options) {
     const std::size_t bytes = kHeaderBytes + count * sizeof(Entry);
     bool is_new = true;
     if (!path.empty()) {
-        const int create = options.create ? O_CREAT | O_EXCL : 0;
-        file_ = Fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | create, 0600));
-        if (!file_.valid()) {
-            return refuse(path, errno, {},
-                          errno == ENOENT ? "create makes them, for a disk with nothing on it"
-                                          : std::string());
-        }
-        if (flock(file_.get(), LOCK_EX | LOCK_NB) != 0) {
-            return refuse(path, EBUSY, "another server has them");
-        }
-        struct stat status{};
-        if (fstat(file_.get(), &status) != 0) return refuse(path, errno);
-        is_new = status.st_size == 0;
-        if (!is_new && static_cast<std::uint64_t>(status.st_size) != bytes) {
-            return refuse(path, EINVAL, "they are those of another disk");
-        }
-        if (is_new) {
-            const int code = posix_fallocate(file_.get(), 0, static_cast<off_t>(bytes));
-            if (code != 0) return refuse(path, code);
-        }
+        const auto opened = open_file(options, bytes);
+        if (!opened) return std::unexpected(opened.error());
+        is_new = *opened;
     }
     const int flags = path.empty() ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, file_.get(), 0);
@@ -97,7 +112,16 @@ Result<void> ZoneTable::map(const ZonedOptions& options) {
     entries_ = {reinterpret_cast<Entry*>(memory_.data() + kHeaderBytes), count};
     traffic_ = std::vector<Traffic>(count);
     if (!is_new) return check_header();
-    for (std::size_t i = 0; i < count; ++i) {
+    make_empty();
+    if (path.empty()) return {};
+    if (const int code = make_durable(file_.get(), path); code != 0) {
+        return refuse(path, code, "they were made, but cannot be made durable");
+    }
+    return {};
+}
+
+void ZoneTable::make_empty() {
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
         const bool conventional = i < conventional_;
         entries_[i].condition = static_cast<std::uint64_t>(
             conventional ? ZoneCondition::not_write_pointer : ZoneCondition::empty);
@@ -109,7 +133,6 @@ Result<void> ZoneTable::map(const ZonedOptions& options) {
                   .conventional = conventional_};
     std::memcpy(header.magic, kMagic, sizeof kMagic);
     std::memcpy(memory_.data(), &header, sizeof header);
-    return {};
 }
 
 Result<void> ZoneTable::check_header() const {

@@ -89,7 +89,9 @@ private:
     };
 
     ZoneTable(std::uint64_t disk_size, const ZonedOptions& options) noexcept;
+    Result<bool> open_file(const ZonedOptions& options, std::size_t bytes);
     Result<void> map(const ZonedOptions& options);
+    void make_empty();
     Result<void> check_header() const;
     void settle();
     [[nodiscard]] Entry& entry_of(std::uint64_t offset) const noexcept;

@@ -1,6 +1,9 @@
 #include "layers/zoned/zone_table.h"
 
+#include <sys/resource.h>
 #include <cerrno>
+#include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <vector>
 
@@ -198,6 +201,21 @@ TEST_F(ZoneTableTest, StaysInItsFile) {
     EXPECT_EQ(zone(2).condition, ZoneCondition::full);
     EXPECT_EQ(write(0, 4096), 0) << "the last write of the server before";
     EXPECT_GE(table->file(), 0);
+}
+
+TEST_F(ZoneTableTest, AFileThatCannotBeMadeIsGone) {
+    rlimit before{};
+    ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+    const rlimit small{.rlim_cur = 4096, .rlim_max = before.rlim_max};
+    const auto old = std::signal(SIGXFSZ, SIG_IGN);
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    const std::string state = directory / "zones";
+    EXPECT_EQ(
+        ZoneTable::open(kSize, {.zone_size = kZone, .state = state, .create = true}).error().code,
+        EFBIG);
+    EXPECT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+    static_cast<void>(std::signal(SIGXFSZ, old));
+    EXPECT_FALSE(std::filesystem::exists(state));
 }
 
 TEST_F(ZoneTableTest, RefusesAnothersFile) {
