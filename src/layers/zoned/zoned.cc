@@ -282,11 +282,18 @@ Result<Geometry> find_geometry(const Backend& inner, const ZonedOptions& options
     }
     geometry.zones = {
         .size = options.zone_size, .open_max = options.open_max, .active_max = options.active_max};
-    geometry.chunk = 0;
     if (!std::has_single_bit(options.zone_size) || options.zone_size < 4096) {
         return refuse("zone size is " + std::to_string(options.zone_size) +
                       "; it must be a power of two of at least 4096");
     }
+    // A zoned disk has no chunks but its zones: requests cross none of the backend's only if zones
+    // do not.
+    if (geometry.chunk % options.zone_size != 0) {
+        return refuse("zone size is " + std::to_string(options.zone_size) +
+                      "; no request may cross a multiple of " + std::to_string(geometry.chunk) +
+                      " of the backend, so a zone must not either");
+    }
+    geometry.chunk = 0;
     geometry.size = round_down(geometry.size, options.zone_size);
     if (geometry.size == 0) {
         return refuse("the disk has " + std::to_string(inner.geometry().size) +

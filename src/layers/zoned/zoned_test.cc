@@ -225,6 +225,10 @@ TEST_F(ZonedTest, RefusesWhatMakesNoZones) {
     EXPECT_NE(refused(8 * kZone, {.zone_size = kZone, .capacity = 2 * kZone}), "opened");
     EXPECT_NE(refused(8 * kZone, {.zone_size = kZone, .capacity = 1000}), "opened");
     EXPECT_NE(refused(8 * kZone, {.zone_size = kZone, .open_max = 9}), "opened");
+    for (const std::uint32_t chunk : {32768, 65536, 131072}) {
+        inner = open_memory({.geometry = {.size = 8 * kZone, .chunk = chunk}}).value();
+        EXPECT_EQ(open_zoned(inner, {.zone_size = kZone}).has_value(), chunk >= kZone) << chunk;
+    }
     inner = open_memory({.geometry = {.size = 8 * kZone}}).value();
     open();
     EXPECT_EQ(open_zoned(backend, {.zone_size = kZone}).error().detail, "what is below is zoned");
