@@ -161,7 +161,8 @@ private:
         co_return result.ok() ? IoResult(std::errc::io_error) : result;
     }
 
-    // The data first: a write pointer never promises what is not there.
+    // The data first: the write pointers are then safe with what they promise. That the kernel may
+    // write them earlier, on its own, is said in the documentation.
     Task<> flush(Io& io, const Request& request) {
         if (below_.can.flush) {
             const IoResult flushed = co_await inner_->serve(io, request);
