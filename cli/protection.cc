@@ -135,10 +135,11 @@ bool is_place_of_the_system(std::string_view point) {
     return std::ranges::find(places, point) != places.end();
 }
 
-// What has no disk or server of its own behind it: nobody waits for its end, and a backend may
-// want to find a socket there again.
+// What has no disk or server of its own behind it: nobody waits for its end, and a server may want
+// to find a socket or a file of memory there again.
 bool is_of_memory(std::string_view type) {
-    constexpr std::array<std::string_view, 4> types = {"tmpfs", "devtmpfs", "ramfs", "devpts"};
+    constexpr std::array<std::string_view, 5> types = {"tmpfs", "devtmpfs", "ramfs", "hugetlbfs",
+                                                       "devpts"};
     return std::ranges::find(types, type) != types.end();
 }
 

@@ -117,6 +117,7 @@ TEST(UnneededMounts, AreThoseOfOthersOutermostFirst) {
 
 TEST(UnneededMounts, KeepWhatIsOfMemoryAndOfTheKernel) {
     EXPECT_EQ(unneeded_mounts("21 1 0:9 / /scratch rw - tmpfs tmpfs rw\n"
+                              "23 1 0:29 / /dev/hugepages rw - hugetlbfs hugetlbfs rw\n"
                               "22 1 0:8 / /proc/sys/fs/binfmt_misc rw - autofs systemd-1 rw\n"
                               "23 1 0:7 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
                               "24 1 8:3 /c/hosts /etc/hosts rw - ext4 /dev/sda3 rw\n"
