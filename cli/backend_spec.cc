@@ -5,6 +5,8 @@
 #include <array>
 #include <utility>
 
+#include "cli/nbd_uri.h"
+
 namespace ashlar::cli {
 namespace {
 
@@ -308,12 +310,14 @@ void make_paths_absolute(Spec& spec, std::string_view directory) {
     if (!spec.path.empty() && !spec.path.starts_with('/')) {
         spec.path = fmt::format("{}/{}", directory == "/" ? "" : directory, spec.path);
     }
+    spec.uri = uri_with_whole_paths(spec.uri, directory);
     for (Spec& member : spec.members) make_paths_absolute(member, directory);
     for (Spec& layer : spec.layers) make_paths_absolute(layer, directory);
 }
 
 bool has_relative_path(const Spec& spec) {
     return (!spec.path.empty() && !spec.path.starts_with('/')) ||
+           uri_with_whole_paths(spec.uri, "/") != spec.uri ||
            std::ranges::any_of(spec.members, has_relative_path) ||
            std::ranges::any_of(spec.layers, has_relative_path);
 }

@@ -93,7 +93,7 @@ struct Spec {
 
 [[nodiscard]] bool has_relative_path(const Spec& spec);
 
-// Paths that do not begin with a slash, those of members and layers too, continue from this
+// Paths that do not begin with a slash, those of URIs, members and layers too, continue from this
 // directory.
 void make_paths_absolute(Spec& spec, std::string_view directory);
 

@@ -220,6 +220,11 @@ TEST(MakePathsAbsolute, OnlyThoseThatAreNot) {
     make_paths_absolute(layered, "/data");
     EXPECT_EQ(format_spec(layered), "row:[mem:size=1|trace:/data/a|trace:/b]|trace:/data/c");
     EXPECT_FALSE(has_relative_path(layered));
+    Spec remote{.type = "set", .members = {{.type = "nbd", .uri = "nbd+unix:///?socket=s"}}};
+    EXPECT_TRUE(has_relative_path(remote));
+    make_paths_absolute(remote, "/data");
+    EXPECT_EQ(remote.members[0].uri, "nbd+unix:///?socket=/data/s");
+    EXPECT_FALSE(has_relative_path(remote));
     Spec in_root = parsed("file:a");
     make_paths_absolute(in_root, "/");
     EXPECT_EQ(in_root.path, "/a");

@@ -10,6 +10,8 @@
 
 #include <ashlar/nbd.h>
 
+#include "cli/nbd_uri.h"
+
 namespace ashlar::cli {
 namespace {
 
@@ -27,17 +29,6 @@ OpenBackend open_with(NbdOptions options) {
         };
         return open_nbd(options);
     };
-}
-
-std::string uri_of_socket(std::string_view path) {
-    constexpr std::string_view plain = "/-._";
-    std::string uri = "nbd+unix:///?socket=";
-    for (const char c : path) {
-        const bool as_it_is = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                              (c >= '0' && c <= '9') || plain.find(c) != std::string_view::npos;
-        uri += as_it_is ? std::string(1, c) : fmt::format("%{:02x}", static_cast<unsigned char>(c));
-    }
-    return uri;
 }
 
 // ---- nbd ---------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ constexpr std::array kRequired = {OptionInfo{"size", "SIZE", "", true}};
 constexpr TypeInfo kNone{.name = "mem", .help = "", .options = kRequired};
 constexpr TypeInfo kPath{
     .name = "file", .help = "", .argument = Argument::path, .options = kOptions};
+constexpr TypeInfo kUri{.name = "nbd", .help = "", .argument = Argument::uri, .options = kOptions};
 constexpr TypeInfo kMembers{
     .name = "set", .help = "", .argument = Argument::members, .options = kOptions};
 constexpr TypeInfo kLayer{.name = "lag", .help = "", .options = kOptions};
@@ -36,13 +37,14 @@ void check_written(const Spec& spec, const Grammar& grammar) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    const Grammar grammar{.backends = {&kNone, &kPath, &kMembers}, .layers = {&kLayer}};
+    const Grammar grammar{.backends = {&kNone, &kPath, &kUri, &kMembers}, .layers = {&kLayer}};
     const std::string_view text(reinterpret_cast<const char*>(data), size);
     auto spec = parse_spec(text, grammar);
     require(spec.has_value() || !spec.error().empty());
     if (spec) {
         check_written(*spec, grammar);
         make_paths_absolute(*spec, "/in");
+        require(!has_relative_path(*spec));
         check_written(*spec, grammar);
     }
     const auto layers = parse_layers(text, grammar);
