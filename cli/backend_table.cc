@@ -276,6 +276,15 @@ std::vector<std::string> program_of(const Spec& spec) {
     return entry->program(spec);
 }
 
+std::vector<std::string> paths_to_reopen(const Spec& spec) {
+    const BackendEntry& entry = find_entry(kBackends, spec.type);
+    auto paths = entry.reopens != nullptr ? entry.reopens(spec) : std::vector<std::string>();
+    for (const Spec& member : spec.members) {
+        std::ranges::move(paths_to_reopen(member), std::back_inserter(paths));
+    }
+    return paths;
+}
+
 void serve_by_program(Spec& spec, const std::string& socket) {
     find_entry(kBackends, spec.type).serve(spec, socket);
 }

@@ -28,6 +28,8 @@ struct BackendEntry {
     // Of what a program serves: see program_of() and serve_by_program().
     std::vector<std::string> (*program)(const Spec&) = nullptr;
     void (*serve)(Spec&, const std::string& socket) = nullptr;
+    // Of what is opened by name more than once: see paths_to_reopen().
+    std::vector<std::string> (*reopens)(const Spec&) = nullptr;
 };
 [[nodiscard]] std::span<const BackendEntry> backend_entries();
 [[nodiscard]] std::span<const BackendEntry> layer_entries();
@@ -46,6 +48,10 @@ void serve_by_program(Spec& spec, const std::string& socket);
 [[nodiscard]] bool has_memory_of_its_own(const Spec& spec);
 // Whether it has a program that is to be started.
 [[nodiscard]] bool has_program_of_its_own(const Spec& spec);
+
+// What it and its members open by name again, while the disk serves: sockets and files of keys,
+// for connections of more queues, or after one that was lost.
+[[nodiscard]] std::vector<std::string> paths_to_reopen(const Spec& spec);
 
 // What specs may name.
 [[nodiscard]] Grammar grammar();

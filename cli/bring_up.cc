@@ -166,7 +166,7 @@ Result<Served> bring_up(const ServerJob& job, const Log& log) {
     auto backend = job.open_backend(
         [log](Level level, const std::string& message) { log.write(level, message); });
     if (!backend) return std::unexpected(backend.error());
-    protections.after_backend();
+    protections.after_backend(paths_to_reopen(job.spec));
     return bring_up_backend(job, std::move(*backend), std::move(protections));
 }
 

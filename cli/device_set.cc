@@ -144,7 +144,12 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::start(const ServeFile& file, Log l
     fresh.reserve(file.devices.size());
     for (const Declaration& declaration : file.devices) fresh.push_back(&set->add(declaration));
     set->open_backends(fresh, true);
-    set->protections_.after_backend();
+    std::vector<std::string> needed;
+    for (const Member* member : fresh) {
+        std::ranges::move(paths_to_reopen(member->declaration.job.spec),
+                          std::back_inserter(needed));
+    }
+    set->protections_.after_backend(needed);
     const unsigned cpus = std::max(1U, std::thread::hardware_concurrency());
     auto threads = QueueThreads::create(
         {.count = file.threads != 0 ? file.threads : cpus, .entries = kEntries, .nice = file.nice});

@@ -159,7 +159,8 @@ BackendEntry nbd_entry() {
                 [](Spec& spec, const std::string& socket) {
                     spec.uri = uri_of_socket(socket);
                     spec.command.clear();
-                }};
+                },
+            .reopens = [](const Spec& spec) { return paths_of_uri(spec.uri); }};
 }
 
 BackendEntry image_entry() {
@@ -171,9 +172,16 @@ BackendEntry image_entry() {
                      .examples = kImageExamples},
             .prepare = prepare_image,
             .program = program_of_image,
-            .serve = [](Spec& spec, const std::string& socket) {
-                spec.options.push_back({.key = "socket", .value = socket});
-            }};
+            .serve =
+                [](Spec& spec, const std::string& socket) {
+                    spec.options.push_back({.key = "socket", .value = socket});
+                },
+            .reopens =
+                [](const Spec& spec) {
+                    const SpecOption* const socket = find_option(spec, "socket");
+                    return socket == nullptr ? std::vector<std::string>()
+                                             : std::vector{socket->value.value_or("")};
+                }};
 }
 
 }  // namespace ashlar::cli

@@ -50,6 +50,18 @@ TEST(NbdBackends, AnImageIsServedByQemu) {
     EXPECT_TRUE(program_of(spec).empty());
 }
 
+TEST(NbdBackends, ConnectionsAreMadeAgainBySocketsAndKeys) {
+    const auto paths = [](const std::string& text) { return paths_to_reopen(spec_of(text)); };
+    EXPECT_EQ(paths("nbd:nbds+unix:///?socket=/srv/s&tls-psk-file=/k"), (Words{"/srv/s", "/k"}));
+    EXPECT_EQ(paths("image:/data/a.qcow2,socket=/srv/s"), Words{"/srv/s"});
+    EXPECT_EQ(paths("image:/data/a.qcow2"), Words{});
+    EXPECT_EQ(paths("file:/data/a"), Words{}) << "its descriptor does";
+    EXPECT_EQ(paths("mem:size=1G,memory-file=/data/m|log:/data/l"), Words{});
+    EXPECT_EQ(paths("stripe:[nbd:nbd+unix:///?socket=/a],[linear:[file:/f],"
+                    "[nbd:nbd+unix:///?socket=/b]]|delay:read=1ms"),
+              (Words{"/a", "/b"}));
+}
+
 // What the disk's user writes could look like another format.
 TEST(NbdBackends, TheFormatIsNeverGuessedFromTheContent) {
     EXPECT_EQ(refusal("image:/data/disk.qcow2"), "accepted");

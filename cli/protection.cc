@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -13,10 +14,13 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <optional>
 #include <sstream>
+#include <system_error>
 
 #include "base/fd.h"
 
@@ -143,17 +147,55 @@ bool is_of_memory(std::string_view type) {
     return std::ranges::find(types, type) != types.end();
 }
 
+// The kernel's own (/proc/sys/fs/binfmt_misc), and a container's names of hosts.
+bool is_inside_the_system(std::string_view point) {
+    return point.starts_with("/proc/") || point.starts_with("/sys/") || point.starts_with("/etc/");
+}
+
+// By whole names, and not of the root.
+bool is_inside(std::string_view path, std::string_view point) {
+    return path.starts_with(point) && (path.size() == point.size() || path[point.size()] == '/');
+}
+
+struct Mount {
+    std::string point;
+    std::string source;
+};
+
+std::vector<Mount> read_mounts_of_others(std::string_view mountinfo) {
+    std::vector<Mount> mounts;
+    std::istringstream lines{std::string(mountinfo)};
+    for (std::string line; std::getline(lines, line);) {
+        // "36 35 98:0 /root /point options tags... - type source options"
+        std::istringstream fields(line);
+        std::string id, parent, device, root, point, word, type, source;
+        if (!(fields >> id >> parent >> device >> root >> point)) continue;
+        while (fields >> word && word != "-") {
+        }
+        fields >> type >> source;
+        if (is_place_of_the_system(point) || is_of_memory(type) || is_inside_the_system(point)) {
+            continue;
+        }
+        mounts.push_back({.point = without_escapes(point), .source = without_escapes(source)});
+    }
+    return mounts;
+}
+
 std::string read_mountinfo() {
     std::ifstream file("/proc/self/mountinfo");
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
-Protection leave_mount_namespace() {
+Protection leave_mount_namespace(const std::vector<std::string>& needed) {
     constexpr auto name = "mount-namespace";
     constexpr auto what = "the server stays in its caller's mount namespace";
     constexpr auto hint =
         "run it as root (CAP_SYS_ADMIN); in a container, unmount this disk before the container "
         "ends, or the server never does";
+    std::vector<std::string> places;
+    for (const std::string& path : needed) {
+        std::ranges::copy(places_on_the_way(path), std::back_inserter(places));
+    }
     if (unshare(CLONE_NEWNS) != 0) return missed(name, what, errno, hint);
     // Nothing that is mounted from now on comes here, the disk's own file systems above all.
     if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
@@ -161,50 +203,80 @@ Protection leave_mount_namespace() {
     }
     // The caller's directory would be in use for ever, and no longer to be seen as such.
     if (chdir("/") != 0) return missed(name, "the server stays in its directory", errno, hint);
-    std::size_t kept = 0;
-    for (const std::string& point : unneeded_mounts(read_mountinfo())) {
+    const MountsOfOthers mounts = mounts_of_others(read_mountinfo(), places);
+    std::size_t left = 0;
+    for (const std::string& point : mounts.unneeded) {
         if (umount2(point.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) continue;
         // Gone together with what it was mounted in: no longer a mount point, or not even there.
-        if (errno != EINVAL && errno != ENOENT) ++kept;
+        if (errno != EINVAL && errno != ENOENT) ++left;
     }
-    if (kept != 0) {
+    if (left != 0) {
         return {.name = name,
                 .active = false,
                 .detail = fmt::format("{} file systems of others stay mounted in the server's "
                                       "namespace and are in use until it ends; end it before "
                                       "their disks go",
-                                      kept)};
+                                      left)};
     }
-    return had(name, "its own, without file systems of others");
+    return had(name, fmt::format("its own, without file systems of others{}{}",
+                                 mounts.kept.empty() ? "" : " but ", fmt::join(mounts.kept, ", ")));
 }
 
 }  // namespace
 
-std::vector<std::string> unneeded_mounts(std::string_view mountinfo) {
-    std::vector<std::string> points;
-    std::istringstream lines{std::string(mountinfo)};
-    for (std::string line; std::getline(lines, line);) {
-        // "36 35 98:0 /root /point options tags... - type source options"
-        std::istringstream fields(line);
-        std::string id, parent, device, root, point, word, type;
-        if (!(fields >> id >> parent >> device >> root >> point)) continue;
-        while (fields >> word && word != "-") {
+std::vector<std::string> places_on_the_way(const std::string& path) {
+    std::vector<std::string> places;
+    std::filesystem::path at = "/";
+    const std::filesystem::path whole = path;
+    std::deque<std::filesystem::path> rest(whole.begin(), whole.end());
+    unsigned links = 40;  // the kernel follows no more
+    while (!rest.empty()) {
+        const std::filesystem::path name = rest.front();
+        rest.pop_front();
+        if (name.empty() || name == "." || name == "/") continue;
+        if (name == "..") {
+            at = at.parent_path();
+            continue;
         }
-        fields >> type;
-        if (is_place_of_the_system(point) || is_of_memory(type)) continue;
-        // The kernel's own (/proc/sys/fs/binfmt_misc), and a container's names of hosts.
-        if (point.starts_with("/proc/") || point.starts_with("/sys/")) continue;
-        if (point.starts_with("/etc/")) continue;
-        points.push_back(without_escapes(point));
+        at /= name;
+        std::error_code none;
+        const auto target = std::filesystem::read_symlink(at, none);
+        if (none || links == 0) continue;
+        --links;
+        places.push_back(at.string());
+        at = target.is_absolute() ? "/" : at.parent_path();
+        rest.insert(rest.begin(), target.begin(), target.end());
     }
-    return points;
+    places.push_back(at.string());
+    return places;
+}
+
+MountsOfOthers mounts_of_others(std::string_view mountinfo,
+                                const std::vector<std::string>& needed) {
+    const auto mounts = read_mounts_of_others(mountinfo);
+    // Also what is mounted inside of one, or over one in the same place: it goes with it.
+    const auto is_on_ublk = [&](const Mount& mount) {
+        return std::ranges::any_of(mounts, [&](const Mount& other) {
+            return other.source.starts_with("/dev/ublkb") && is_inside(mount.point, other.point);
+        });
+    };
+    MountsOfOthers found;
+    for (const Mount& mount : mounts) {
+        const bool is_needed = std::ranges::any_of(
+            needed, [&](const std::string& place) { return is_inside(place, mount.point); });
+        const bool keep = is_needed && !is_on_ublk(mount);
+        auto& points = keep ? found.kept : found.unneeded;
+        if (keep && std::ranges::find(points, mount.point) != points.end()) continue;
+        points.push_back(mount.point);
+    }
+    return found;
 }
 
 void Protections::before_backend() {
     all_ = {lock_memory(), flush_without_io(), avoid_oom_killer(), raise_descriptor_limit()};
 }
 
-void Protections::after_backend() {
+void Protections::after_backend(const std::vector<std::string>& needed) {
     for (Protection& protection : all_) {
         if (protection.name != "memory-lock" || !protection.active) continue;
         // On fault: to populate it would cost all the buffers' memory, and the time to zero it.
@@ -215,7 +287,7 @@ void Protections::after_backend() {
                                 "use kernel 4.4 or newer");
         }
     }
-    all_.push_back(leave_mount_namespace());
+    all_.push_back(leave_mount_namespace(needed));
 }
 
 nlohmann::json to_json(const std::vector<Protection>& protections) {

@@ -29,7 +29,9 @@ public:
     //    with a file system mounted on its own disk, would wait for itself, unkillable.
     //  - A copy of a mount keeps its file system busy after the caller has unmounted it.
     // Files that the backend has open stay in the caller's namespace: their file system is in use.
-    void after_backend();
+    // needed: whole paths that it opens by name again. The file systems that they lie on stay
+    // mounted here too, and so in use until the server ends.
+    void after_backend(const std::vector<std::string>& needed);
 
     [[nodiscard]] const std::vector<Protection>& all() const noexcept { return all_; }
 
@@ -40,8 +42,21 @@ private:
 // {"memory-lock": {"active": true, "detail": "..."}, ...}
 [[nodiscard]] nlohmann::json to_json(const std::vector<Protection>& protections);
 
-// The mount points of a /proc/self/mountinfo that a server has no use for, the outermost first:
-// with it go those inside, and no path leads through a file system whose server does not answer.
-[[nodiscard]] std::vector<std::string> unneeded_mounts(std::string_view mountinfo);
+// Where opening a path leads: every symbolic link on its way and what is at its end, by names in
+// which no link is left.
+[[nodiscard]] std::vector<std::string> places_on_the_way(const std::string& path);
+
+// Mount points of file systems that are others' than the system's and not of memory.
+struct MountsOfOthers {
+    // A server has no use for these, the outermost first: with it go those inside, and no path
+    // leads through a file system whose server does not answer.
+    std::vector<std::string> unneeded{};
+    // On the way to a place that is needed. Never one that lies on a ublk disk, which might be the
+    // server's own.
+    std::vector<std::string> kept{};
+};
+// Of a /proc/self/mountinfo. needed: places_on_the_way().
+[[nodiscard]] MountsOfOthers mounts_of_others(std::string_view mountinfo,
+                                              const std::vector<std::string>& needed);
 
 }  // namespace ashlar::cli

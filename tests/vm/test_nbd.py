@@ -7,7 +7,7 @@ import tempfile
 import time
 import unittest
 
-from support import (DeviceTest, add, ashlar, ashlar_json, fio, kill_server, run,
+from support import (DeviceTest, Store, add, ashlar, ashlar_json, fio, kill_server, run,
                      wait_until)
 
 MIB = 1 << 20
@@ -15,11 +15,14 @@ ROUNDS = int(os.environ.get("ASHLAR_NBD_ROUNDS", "5"))
 
 
 class Served(DeviceTest):
-    def setUp(self):
-        super().setUp()
+    def make_directory(self):
         directory = tempfile.TemporaryDirectory(dir="/tmp")
         self.addCleanup(directory.cleanup)
-        self.directory = directory.name
+        return directory.name
+
+    def setUp(self):
+        super().setUp()
+        self.directory = self.make_directory()
         self.socket = f"{self.directory}/socket"
         self.server = None
         self.addCleanup(self.end_server)
@@ -205,6 +208,52 @@ class Reconnect(Served):
                            "a new server")
             output = load.communicate(timeout=180)[0]
             self.assertEqual(load.returncode, 0, output[-2000:])
+
+
+class OnAFileSystemOfItsOwn(Served):
+    """The disk's server leaves the mount namespace after its first connection."""
+
+    def make_directory(self):
+        store = Store()
+        self.addCleanup(store.close)
+        return store.point
+
+    def kept(self, device):
+        told = ashlar_json("show", device["id"])["protections"]["mount-namespace"]["detail"]
+        return told.partition(" but ")[2]
+
+    def test_every_connection_finds_socket_and_keys(self):
+        keys = f"{self.directory}/keys"
+        with open(keys, "w", encoding="ascii") as file:
+            file.write("somebody:00112233445566778899aabbccddeeff\n")
+        path = self.file()
+
+        def serve():
+            self.nbdkit("--tls=require", f"--tls-psk={keys}", "file", path)
+        serve()
+        uri = f"nbds+unix://somebody@/?socket={self.socket}&tls-psk-file={keys}"
+        device = add("nbd", uri, "--queues", "2", "--reconnect", "30")
+        self.assertEqual(self.kept(device), self.directory)
+        for _ in range(2):
+            result = fio(device["block_device"], rw="randwrite", bsrange="4k-64k", iodepth=16,
+                         size=4 * MIB, numjobs=2, offset_increment="8M", verify="crc32c",
+                         verify_fatal=1)
+            self.assertEqual([job["error"] for job in result["jobs"]], [0, 0])
+            self.end_server()
+            serve()
+
+    def test_by_a_path_from_the_callers_directory(self):
+        self.nbdkit("memory", "64M")
+        added = ashlar("add", "nbd", "nbd+unix:///?socket=socket", "--queues", "2", "--recovery",
+                       "reissue", "--json", cwd=self.directory)
+        device = json.loads(added.stdout)
+        ashlar("upgrade", device["id"])
+        run("dd", f"if={device['block_device']}", "of=/dev/null", "bs=1M", "count=8",
+            "iflag=direct")
+        self.assertEqual(self.kept(device), self.directory)
+
+    def test_a_file_needs_no_mount(self):
+        self.assertEqual(self.kept(add("file", self.file())), "")
 
 
 if __name__ == "__main__":
