@@ -1,6 +1,7 @@
 #include "cli/outside.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/wait.h>
@@ -8,6 +9,8 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <system_error>
+#include <thread>
 
 #include "base/fd.h"
 #include "cli/in_use.h"
@@ -23,7 +26,33 @@ void close_all_but(int kept) {
     close_range(fd + 1, ~0U, 0);
 }
 
+// The same as enter_first_namespace(). Links from / on lead to where they lead for that process:
+// its root may be another than its namespace's. Nothing of it is held any longer than the thread
+// lives: it would keep the mounts of a namespace that ends meanwhile.
+bool enter_place_of(std::int32_t process) {
+    const auto open_of = [&](const char* what, int flags) {
+        return Fd(open(fmt::format("/proc/{}/{}", process, what).c_str(), flags | O_CLOEXEC));
+    };
+    const Fd mounts = open_of("ns/mnt", O_RDONLY);
+    const Fd root = open_of("root", O_PATH | O_DIRECTORY);
+    return mounts.valid() && root.valid() && unshare(CLONE_FS) == 0 &&
+           setns(mounts.get(), CLONE_NEWNS) == 0 && fchdir(root.get()) == 0 && chroot(".") == 0;
+}
+
 }  // namespace
+
+Result<void> look_as(std::int32_t process, const std::function<Result<void>()>& look) {
+    Result<void> seen;
+    try {
+        std::jthread([&] {
+            if (!enter_place_of(process)) static_cast<void>(enter_first_namespace());
+            seen = look();
+        });
+    } catch (const std::system_error& error) {
+        return std::unexpected(Error{.operation = "start a thread", .code = error.code().value()});
+    }
+    return seen;
+}
 
 bool enter_first_namespace() {
     const Fd first(open("/proc/1/ns/mnt", O_RDONLY | O_CLOEXEC));

@@ -24,6 +24,7 @@
 #include "cli/command.h"
 #include "cli/device_spec.h"
 #include "cli/metrics_text.h"
+#include "cli/outside.h"
 #include "cli/server_state.h"
 #include "cli/signals.h"
 #include "cli/store_check.h"
@@ -68,14 +69,23 @@ Answer refuse(const Error& error) {
     return {.text = {{"error", error.message()}, {"code", error.code}}};
 }
 
+// Who asks. 0: it cannot be told.
+std::int32_t process_of(int client) {
+    ucred peer{};
+    socklen_t length = sizeof(peer);
+    return getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 ? peer.pid : 0;
+}
+
 // The device goes on without this server, or waits to be recovered: what it takes is left there.
-Answer leave(const nlohmann::json& request, const ServerJob& job, Served& served, const Log& log) {
+// client: where the next server will be, too.
+Answer leave(const nlohmann::json& request, const ServerJob& job, Served& served, const Log& log,
+             int client) {
     Device& device = served.device;
     const std::string how = request.value("request", "");
     const bool if_unused = request.value("if_unused", nlohmann::json()) == true;
-    if (auto stays = check_store_stays(job.spec, *served.backend); !stays) {
-        return refuse(stays.error());
-    }
+    const auto stays =
+        look_as(process_of(client), [&] { return check_store_stays(job.spec, *served.backend); });
+    if (!stays) return refuse(stays.error());
     // First, for otherwise a supervisor would bring it back at once.
     auto state = read_state(device.info().id, device.info().identity);
     if (state && request.value("pause", nlohmann::json()) == true) {
@@ -150,14 +160,15 @@ Answer set(const nlohmann::json& request, ServerJob& job, Served& served, const 
     return {.text = {{"set", true}}};
 }
 
-Answer answer(const nlohmann::json& request, ServerJob& job, Served& served, const Log& log) {
+Answer answer(const nlohmann::json& request, ServerJob& job, Served& served, const Log& log,
+              int client) {
     const auto asked = request.is_object() ? request.find("request") : request.end();
     if (asked == request.end()) return {.text = {{"error", "no request"}}};
     if (*asked == "metrics") return {.text = metrics_to_json(served.device.metrics())};
     if (*asked == "info") return {.text = info_json(served.device, job.device, served.protections)};
     if (*asked == "set") return set(request, job, served, log);
     if (*asked == "resize") return resize(request, job, served, log);
-    if (*asked == "quiesce" || *asked == "stop") return leave(request, job, served, log);
+    if (*asked == "quiesce" || *asked == "stop") return leave(request, job, served, log, client);
     return {.text = {{"error", "unknown request"}}};
 }
 
@@ -190,7 +201,7 @@ Outcome answer_client(ServerJob& job, Served& served, const Log& log) {
     setsockopt(client.get(), SOL_SOCKET, SO_SNDTIMEO, &kClientTimeout, sizeof(kClientTimeout));
     const auto request = receive_line(client.get(), kRequestTimeout, kRequestMax);
     if (!request) return Outcome::serves;
-    const Answer given = answer(*request, job, served, log);
+    const Answer given = answer(*request, job, served, log, client.get());
     // A client that left early misses its own answer only.
     static_cast<void>(send_line(client.get(), given.text));
     return given.outcome;

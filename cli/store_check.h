@@ -14,6 +14,7 @@ namespace ashlar::cli {
 
 // Before a server leaves its device: the files and sockets that the spec names are there, and are
 // those that it has open. backend: that of the spec. Errors: those of stat(2), ESTALE.
+// Thread: one that sees the file systems which the next server will.
 [[nodiscard]] Result<void> check_store_stays(const Spec& spec, const Backend& backend);
 
 }  // namespace ashlar::cli

@@ -8,7 +8,7 @@ import time
 import unittest
 from pathlib import Path
 
-from support import (DeviceTest, add, ashlar, ashlar_json, is_zombie, kill_server, run,
+from support import (DeviceTest, Store, add, ashlar, ashlar_json, is_zombie, kill_server, run,
                      wait_until)
 
 BLOCK = 4096
@@ -240,6 +240,69 @@ class Upgrades(HandOver):
         refused = ashlar("upgrade", device["id"], check=False)
         self.assertEqual(refused.returncode, 1)
         self.check_memory(device)
+
+
+class OnAFileSystemOfItsOwn(HandOver):
+    """Which the server has left, but not the next one."""
+
+    def setUp(self):
+        super().setUp()
+        self.store = Store()
+        self.addCleanup(self.store.close)
+        self.addCleanup(ashlar, "del", "--all", "--force", check=False)
+        self.path = self.store.fresh("64M")
+
+    def check(self, device):
+        self.assertEqual(shown(device)["state"], "live")
+        self.assertEqual(read_block(device), b"s" * BLOCK)
+
+    def test_from_one_server_to_the_next(self):
+        os.symlink(self.path, f"{self.directory}/link")
+        link = add("file", f"{self.directory}/link", "--recovery", "reissue")
+        member = add("stripe", f"file:{self.store.fresh('64M')}", f"file:{self.store.fresh('64M')}",
+                     "--recovery", "reissue")
+        for device in (link, member):
+            write_block(device, b"s")
+            ashlar("upgrade", device["id"])
+            self.assertNotEqual(shown(device)["pid"], device["pid"])
+            self.check(device)
+            for command in ("quiesce", "stop"):
+                ashlar(command, device["id"])
+                ashlar("recover", device["id"])
+                self.check(device)
+
+    def test_what_is_not_there_any_more(self):
+        device = add("file", self.path, "--recovery", "reissue")
+        write_block(device, b"s")
+        os.rename(self.path, self.path + ".moved")
+        for command in ("upgrade", "quiesce", "stop"):
+            refused = ashlar(command, device["id"], check=False)
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn("cannot be opened by another server", refused.stderr)
+        os.rename(self.path + ".moved", self.path)
+        self.check(device)
+
+    def test_seen_as_by_who_asks(self):
+        device = add("file", self.path, "--recovery", "reissue")
+        write_block(device, b"s")
+        elsewhere = run("unshare", "--mount", "sh", "-c",
+                        f"umount {self.store.point} && ashlar upgrade {device['id']}", check=False)
+        self.assertEqual(elsewhere.returncode, 1)
+        self.assertIn("cannot be opened by another server", elsewhere.stderr)
+        ashlar("upgrade", device["id"])
+        self.check(device)
+        ashlar("del", device["id"])
+        # A link from / on leads to what is in the caller's root, be that another than everybody's.
+        os.symlink(self.path, f"{self.directory}/link")
+        device = add("file", f"{self.directory}/link", "--recovery", "reissue")
+        root = f"{self.directory}/root"
+        os.mkdir(root)
+        rooted = run("unshare", "--mount", "sh", "-c",
+                     f"mount --rbind / {root} && umount {root}{self.store.point} && "
+                     f"chroot {root} ashlar upgrade {device['id']}", check=False)
+        self.assertEqual(rooted.returncode, 1)
+        self.assertIn("cannot be opened by another server", rooted.stderr)
+        self.check(device)
 
 
 if __name__ == "__main__":
