@@ -71,7 +71,9 @@ void quiesce_command(CLI::App& app, Action& action) {
     quiesce.footer(
         "Examples:\n"
         "  ashlar quiesce 0\n"
-        "  ashlar recover 0             and it goes on");
+        "  ashlar recover 0             and it goes on\n"
+        "\nWhat is in its server's memory goes with that: such a disk can only be removed, 'ashlar "
+        "del'.");
     quiesce.callback([options, &action] { action = [options] { return run_quiesce(*options); }; });
 }
 
@@ -83,7 +85,9 @@ void stop_command(CLI::App& app, Action& action) {
     stop.add_flag("--if-unused", options->if_unused, "Only if nobody has it open");
     stop.footer(
         "Example:\n"
-        "  ashlar stop 0 --if-unused");
+        "  ashlar stop 0 --if-unused\n"
+        "\nWhat is in its server's memory goes with that: such a disk can only be removed, 'ashlar "
+        "del'.");
     stop.callback([options, &action] { action = [options] { return run_stop(*options); }; });
 }
 

@@ -83,8 +83,9 @@ Answer leave(const nlohmann::json& request, const ServerJob& job, Served& served
     Device& device = served.device;
     const std::string how = request.value("request", "");
     const bool if_unused = request.value("if_unused", nlohmann::json()) == true;
-    const auto stays =
-        look_as(process_of(client), [&] { return check_store_stays(job.spec, *served.backend); });
+    const auto stays = look_as(process_of(client), [&] {
+        return check_store_stays(device.info().id, job.spec, *served.backend);
+    });
     if (!stays) return refuse(stays.error());
     // First, for otherwise a supervisor would bring it back at once.
     auto state = read_state(device.info().id, device.info().identity);

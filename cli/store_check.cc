@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "cli/backend_table.h"
+
 namespace ashlar::cli {
 namespace {
 
@@ -64,7 +66,16 @@ Result<void> check_store(const ServerState& left, const Backend& backend) {
               .hint = "put back what it was, or remove the device"});
 }
 
-Result<void> check_store_stays(const Spec& spec, const Backend& backend) {
+Result<void> check_store_stays(DeviceId id, const Spec& spec, const Backend& backend) {
+    if (has_memory_of_its_own(spec)) {
+        return std::unexpected(
+            Error{.operation = "leave the device",
+                  .code = EOPNOTSUPP,
+                  .device = id,
+                  .detail = "what it has in its server's memory goes with that, so there is "
+                            "nothing to recover",
+                  .hint = fmt::format("to remove it, type 'ashlar del {}'", id)});
+    }
     return check_paths(spec, backend.identity());
 }
 

@@ -13,8 +13,9 @@ namespace ashlar::cli {
 [[nodiscard]] Result<void> check_store(const ServerState& left, const Backend& backend);
 
 // Before a server leaves its device: the files and sockets that the spec names are there, and are
-// those that it has open. backend: that of the spec. Errors: those of stat(2), ESTALE.
+// those that it has open; nothing of it is in the server's own memory. backend: that of the spec.
+// Errors: those of stat(2), ESTALE, EOPNOTSUPP.
 // Thread: one that sees the file systems which the next server will.
-[[nodiscard]] Result<void> check_store_stays(const Spec& spec, const Backend& backend);
+[[nodiscard]] Result<void> check_store_stays(DeviceId id, const Spec& spec, const Backend& backend);
 
 }  // namespace ashlar::cli

@@ -8,8 +8,8 @@ import time
 import unittest
 from pathlib import Path
 
-from support import (DeviceTest, Store, add, ashlar, ashlar_json, is_zombie, kill_server, run,
-                     wait_until)
+from support import (DeviceTest, Store, add, ashlar, ashlar_json, is_zombie, kernel_features,
+                     kill_server, run, wait_until)
 
 BLOCK = 4096
 
@@ -144,6 +144,22 @@ class Stopped(HandOver):
             self.assertIn("still has it open", refused.stderr)
         ashlar("recover", device["id"])
         self.check_memory(device)
+
+    def test_what_goes_with_its_server_is_not_stopped(self):
+        kinds = [["mem", "--size", "64M"], ["stripe", "mem:size=32M", "mem:size=32M"]]
+        if "integrity" in kernel_features():
+            kinds.append(["file", self.file(), "--metadata", "crc16"])
+        for words in kinds:
+            with self.subTest(words):
+                device = add(*words)
+                write_block(device, b"m")
+                for command in (["stop"], ["stop", "--if-unused"], ["quiesce"], ["upgrade"]):
+                    refused = ashlar(*command, device["id"], check=False)
+                    self.assertEqual(refused.returncode, 1)
+                    self.assertIn(f"type 'ashlar del {device['id']}'", refused.stderr)
+                    self.assertEqual(refused.stderr.count("\n"), 1)
+                self.check_memory(device)
+                ashlar("del", device["id"])
 
     def test_removals_beside_it_take_nothing_of_it(self):
         device = add("file", self.file(), "--recovery", "reissue")
