@@ -9,8 +9,8 @@ import tempfile
 import time
 import unittest
 
-from support import (DeviceTest, Mounted, ashlar, ashlar_json, fio, kernel_features, read_text, run,
-                     servers, wait_until)
+from support import (DeviceTest, Mounted, Store, ashlar, ashlar_json, fio, kernel_features,
+                     read_text, run, servers, wait_until)
 
 EXAMPLE = os.path.join(os.path.dirname(__file__), "../../examples/serve.toml")
 MANY = int(os.environ.get("ASHLAR_SERVE_DEVICES", "40"))
@@ -160,6 +160,27 @@ class OneProcess(ServeTest):
         alone = ashlar("serve", served.path, check=False)
         self.assertEqual(alone.returncode, 1)
         self.assertIn("none of the devices can be served", alone.stderr)
+
+    def test_what_lies_on_file_systems_of_their_own(self):
+        store = Store()
+        self.addCleanup(store.close)
+        server = subprocess.Popen(["nbdkit", "-f", "-U", f"{store.point}/socket", "memory", "32M"],
+                                  cwd="/tmp", stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        wait_until(lambda: os.path.exists(f"{store.point}/socket"), "the server listens")
+        served = self.served("")
+        os.symlink(store.point, f"{served.directory}/link")
+        served.write(declared("n", type="nbd", uri="nbd+unix:///?socket=link/socket", queues=2) +
+                     declared("f", type="file", path=store.fresh("32M"), recovery="reissue"))
+        self.assertIn("STATUS=2 of 2 devices are served", served.start())
+        fio("/dev/ublkb0", rw="randwrite", bs="4k", size="4M", verify="crc32c")
+        kept = ashlar_json("show", 0)["protections"]["mount-namespace"]["detail"]
+        self.assertTrue(kept.endswith(f" but {store.point}"), kept)
+        ashlar("stop", 1)
+        self.assertEqual(self.names(), {0})
+        self.assertEqual(served.stop(), 0)
 
     def test_the_file_is_read_again(self):
         served = self.served(declared("a", type="mem", size="16M") +
