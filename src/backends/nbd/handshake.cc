@@ -167,6 +167,12 @@ Result<Handle> make_handle(const std::string& uri) {
     if (libnbd().set_uri_allow_local_file(handle.get(), true) != 0) {
         return std::unexpected(last_error(uri));
     }
+    // From 1.18 on libnbd asks for headers with lengths of 64 bits, of which SocketWire knows
+    // nothing.
+    if (libnbd().set_request_extended_headers != nullptr &&
+        libnbd().set_request_extended_headers(handle.get(), false) != 0) {
+        return std::unexpected(last_error(uri));
+    }
     return handle;
 }
 
@@ -213,6 +219,10 @@ Result<Connection> connect(const std::string& uri, milliseconds timeout,
     if (about->tls) {
         connection.tls = std::move(*made);
         return connection;
+    }
+    if (libnbd().get_extended_headers_negotiated != nullptr &&
+        libnbd().get_extended_headers_negotiated(handle) == 1) {
+        return std::unexpected(error_of(uri, EPROTO, "extended headers, which were not asked for"));
     }
     auto socket = take_socket(handle, uri);
     if (!socket) return std::unexpected(socket.error());

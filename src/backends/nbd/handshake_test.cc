@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <fstream>
+#include <vector>
 
 #include "backends/nbd/test_server.h"
 #include "interop/nbdkit.h"
@@ -51,6 +53,22 @@ TEST_F(HandshakeTest, ChunksAreAskedForAcrossANetwork) {
     const auto connection = connect(far.uri(), 5s, given_up);
     ASSERT_TRUE(connection) << connection.error().message();
     EXPECT_TRUE(connection->structured);
+}
+
+// Newer ones ask for them unless they are told not to.
+TEST_F(HandshakeTest, ExtendedHeadersAreNotAskedFor) {
+    constexpr int go = 7;
+    constexpr int extended_headers = 11;
+    std::vector<int> wanted;
+    {
+        TestServer far(
+            1 << 20, [&](Peer& peer, unsigned) { negotiate(peer, 1 << 20, true, &wanted); }, true,
+            TestServer::Family::tcp);
+        const auto connection = connect(far.uri(), 5s, given_up);
+        ASSERT_TRUE(connection) << connection.error().message();
+    }
+    EXPECT_EQ(std::ranges::count(wanted, go), 1);
+    EXPECT_EQ(std::ranges::count(wanted, extended_headers), 0);
 }
 
 // libnbd reads for as long as there is something to read.

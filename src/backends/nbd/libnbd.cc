@@ -34,6 +34,10 @@ Result<Libnbd> load_libnbd(const char* file) {
     if (functions.name == nullptr) return failed();
     ASHLAR_LIBNBD(ASHLAR_FIND)
 #undef ASHLAR_FIND
+#define ASHLAR_FIND(name, ...) \
+    functions.name = reinterpret_cast<decltype(functions.name)>(dlsym(library, "nbd_" #name));
+    ASHLAR_LIBNBD_NEWER(ASHLAR_FIND)
+#undef ASHLAR_FIND
     return functions;
 }
 

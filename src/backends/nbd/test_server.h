@@ -134,9 +134,10 @@ inline Stream oldest_greeting(std::uint64_t size) {
         .data(std::vector<std::byte>(124));
 }
 
-// The handshake by options. structured: that reads are answered in chunks is granted. False: the
-// connection is to end.
-inline bool negotiate(Peer& peer, std::uint64_t size, bool structured) {
+// The handshake by options. structured: that reads are answered in chunks is granted. wanted: what
+// is asked for, in order. False: the connection is to end.
+inline bool negotiate(Peer& peer, std::uint64_t size, bool structured,
+                      std::vector<int>* wanted = nullptr) {
     constexpr std::uint64_t name = 0x4e42444d41474943;
     constexpr std::uint64_t option_magic = 0x49484156454f5054;  // "IHAVEOPT"
     constexpr std::uint32_t fixed_newstyle = 1;
@@ -150,6 +151,7 @@ inline bool negotiate(Peer& peer, std::uint64_t size, bool structured) {
         std::vector<std::byte> data(std::size_t(last_byte(14) << 8 | last_byte(15)));
         if (!peer.take(data)) return false;
         const int option = last_byte(11);
+        if (wanted != nullptr) wanted->push_back(option);
         const auto reply = [&](std::uint32_t type, const Stream& content = {}) {
             return peer.say(Stream()
                                 .number(0x3e889045565a9, 8)

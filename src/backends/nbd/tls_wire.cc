@@ -242,8 +242,12 @@ private:
 }  // namespace
 
 Result<std::unique_ptr<Wire>> open_tls_wire(Handle handle, Caller& caller) {
-    // The server decides what it takes; libnbd is not asked.
-    libnbd().set_strict_mode(handle.get(), 0);
+    // The server decides what it takes; libnbd is not asked. What newer ones have besides checks
+    // stays as it is.
+    constexpr unsigned checks = LIBNBD_STRICT_COMMANDS | LIBNBD_STRICT_FLAGS |
+                                LIBNBD_STRICT_BOUNDS | LIBNBD_STRICT_ZERO_SIZE |
+                                LIBNBD_STRICT_ALIGN;
+    libnbd().set_strict_mode(handle.get(), libnbd().get_strict_mode(handle.get()) & ~checks);
     Fd socket(fcntl(libnbd().aio_get_fd(handle.get()), F_DUPFD_CLOEXEC, 3));
     if (!socket.valid()) {
         return std::unexpected(Error{.operation = "take over the connection", .code = errno});
