@@ -39,6 +39,10 @@ class TlsWire final : public Wire {
 public:
     TlsWire(Handle handle, Fd socket, Caller& caller)
         : handle_(std::move(handle)), socket_(std::move(socket)), caller_(caller) {}
+    // Newer ones tell the end of what has no answer when they are closed, and so touch the slots.
+    ~TlsWire() override { handle_.reset(); }
+    TlsWire(const TlsWire&) = delete;
+    TlsWire& operator=(const TlsWire&) = delete;
 
     Task<> run(Io& io) override {
         Task<> sending = send_all(io);  // NOLINT(misc-const-correctness): it is awaited below
