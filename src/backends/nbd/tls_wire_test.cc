@@ -106,6 +106,9 @@ protected:
                    .number(1, 4)
                    .number(0, 4));
         Handle handle(nbd_create());
+        if (libnbd().set_request_extended_headers != nullptr) {
+            libnbd().set_request_extended_headers(handle.get(), false);
+        }
         EXPECT_EQ(nbd_connect_socket(handle.get(), ends[0]), 0) << nbd_get_error();
         take(unread());
         run(std::move(handle));
@@ -307,7 +310,7 @@ TEST_F(TlsWireTest, TheServerClosesWhileARequestLeaves) {
 }
 
 TEST_F(TlsWireTest, WhatBreaksTheProtocol) {
-    answer(Stream().simple(77));
+    answer(Stream().number(0x12345678, 4).number(77, 8).number(0, 8));
     EXPECT_EQ(end(), EPROTO);
 }
 
