@@ -39,8 +39,8 @@ constexpr std::array kNbdOptions = {
                "When the connection is lost, requests wait so long for another; then they fail "
                "with ETIMEDOUT; default: 0, they fail at once"},
     OptionInfo{"timeout", "SECONDS",
-               "How long the server may take to connect or to answer, before the connection "
-               "counts as lost; default: 30"},
+               "How long the server may take to connect, or say nothing while it owes an answer, "
+               "before the connection counts as lost; default: 30"},
 };
 
 constexpr std::array<std::string_view, 3> kNbdExamples = {

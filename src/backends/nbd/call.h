@@ -22,7 +22,6 @@ struct Call {
 
     // The wire's, for one connection.
     Coverage coverage{};
-    std::uint64_t came = 0;   // bytes of the answer
     int error = 0;            // the first that a chunk told
     std::uint8_t errors = 0;  // chunks that told one
     bool sent = false;        // all of it: the answer may come, and the buffer may go

@@ -45,7 +45,6 @@ void Inbox::came(std::uint32_t count) noexcept {
     if (want_.kind == Want::Kind::move) begin_ += count;
     place_ += count;
     left_ -= count;
-    call_->came += count;
 }
 
 // ---- Headers -----------------------------------------------------------------------------------
@@ -72,7 +71,6 @@ Inbox::Step Inbox::take_header() noexcept {
         return Step::wants;
     }
     begin_ += length;
-    call_->came += length;
     return begin(*header);
 }
 
@@ -134,7 +132,6 @@ Inbox::Step Inbox::take_data() noexcept {
     begin_ += count;
     place_ += count;
     left_ -= count;
-    call_->came += count;
     return Step::on;
 }
 

@@ -63,7 +63,6 @@ bool Link::ask(Call& call) noexcept {
 
 void Link::begin(Call& call) noexcept {
     if (call.command == Command::read) call.coverage = Coverage(call.offset, call.length);
-    call.came = 0;
     call.error = 0;
     call.errors = 0;
     wire_->send(call);
@@ -198,8 +197,8 @@ Task<> Link::watch(Io& io) {
                                      ? options_.timeout
                                      : std::min(options_.timeout, options_.reconnect);
     const milliseconds tick = std::clamp(shorter / kLooks, kShortestTick, kLongestTick);
-    std::uint64_t cookie = 0;
-    std::uint64_t came = 0;
+    std::uint64_t heard = 0;  // by the last look
+    bool owed = false;
     for (;;) {
         const IoResult slept = co_await io.sleep(tick);
         if (!slept.ok()) {
@@ -211,10 +210,10 @@ Task<> Link::watch(Io& io) {
             if (failing_ == 0 && now - lost_ >= options_.reconnect) be_overdue();
             continue;
         }
-        const Call* const oldest = calls_.first();
-        if (oldest == nullptr || oldest->cookie != cookie || oldest->came != came) {
-            cookie = oldest != nullptr ? oldest->cookie : 0;
-            came = oldest != nullptr ? oldest->came : 0;
+        const bool owes = calls_.first() != nullptr;
+        if (!owed || !owes || wire_->heard() != heard) {
+            owed = owes;
+            heard = wire_->heard();
             quiet_since_ = now;
         } else if (now - quiet_since_ >= options_.timeout) {
             silent_ = true;

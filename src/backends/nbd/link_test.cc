@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -297,6 +298,31 @@ TEST_F(ScriptedLinkTest, ASilentServerIsNotWaitedFor) {
     EXPECT_EQ(read(0), ETIMEDOUT);
     EXPECT_GE(Clock::now() - begun, 190ms);
     EXPECT_LT(Clock::now() - begun, 1s);
+}
+
+// One answer may take longer than a silence may, while others come all the time.
+TEST_F(ScriptedLinkTest, AServerThatIsBusyIsNotSilent) {
+    const auto serve = [&](Peer& peer, unsigned) {
+        std::optional<Peer::Asked> flush;
+        const auto begun = Clock::now();
+        while (const auto asked = peer.request()) {
+            if (asked->header.command == Command::flush) {
+                flush = asked;
+                continue;
+            }
+            peer.answer(*asked);
+            if (flush && Clock::now() - begun > 2s) {
+                peer.answer(*flush);
+                flush.reset();
+            }
+        }
+    };
+    open_to(serve, 0ms, 1s);
+    Task<> flushing = ask(ring.io(), Command::flush);
+    while (!flushing.done() && read(0) == kContent) run_for(5ms);
+    EXPECT_EQ(read(0), kContent);
+    EXPECT_EQ(ring.run(std::move(flushing)).error(), 0);
+    EXPECT_TRUE(events.empty());
 }
 
 // Each connection has the whole time to answer, not what the one before it has left.

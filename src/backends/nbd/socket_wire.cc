@@ -266,6 +266,7 @@ private:
             if (part.error() == EINTR || part.error() == EAGAIN) continue;
             if (!part.ok()) co_return part;
             if (part.count() == 0) co_return IoResult(std::errc::connection_reset);
+            heard_ += part.count();
             inbox_.came(static_cast<std::uint32_t>(part.count()));
         }
     }

@@ -93,7 +93,6 @@ private:
         if (slot.call == nullptr || status == LIBNBD_READ_ERROR) return 0;
         const auto length = static_cast<std::uint32_t>(count);
         if (!slot.call->coverage.add(offset, length)) slot.lie = true;
-        slot.call->came += length;
         return 0;
     }
     static int on_completion(void* context, int* error) {
@@ -218,6 +217,7 @@ private:
             if (!ready.ok() && ready.error() != EINTR) co_return ready;
             if (death_ == 0) {
                 if (wants(LIBNBD_AIO_DIRECTION_READ)) {
+                    ++heard_;
                     libnbd().aio_notify_read(handle_.get());
                 } else {
                     libnbd().aio_notify_write(handle_.get());

@@ -40,6 +40,11 @@ public:
     virtual void hang_up() noexcept = 0;
     // Tells the server that this was all. After run().
     virtual void say_goodbye() noexcept = 0;
+    // Grows with whatever comes from the server.
+    [[nodiscard]] std::uint64_t heard() const noexcept { return heard_; }
+
+protected:
+    std::uint64_t heard_ = 0;
 };
 
 }  // namespace ashlar::nbd
