@@ -48,7 +48,8 @@ TEST_F(HandshakeTest, WhatAServerSaysOfItsExport) {
 
 TEST_F(HandshakeTest, ChunksAreAskedForAcrossANetwork) {
     TestServer far(
-        1 << 20, [](Peer& peer, unsigned) { negotiate(peer, 1 << 20, true); }, true,
+        1 << 20,
+        [](Peer& peer, unsigned) { negotiate(peer, {.size = 1 << 20, .structured = true}); }, true,
         TestServer::Family::tcp);
     const auto connection = connect(far.uri(), 5s, given_up);
     ASSERT_TRUE(connection) << connection.error().message();
@@ -62,8 +63,11 @@ TEST_F(HandshakeTest, ExtendedHeadersAreNotAskedFor) {
     std::vector<int> wanted;
     {
         TestServer far(
-            1 << 20, [&](Peer& peer, unsigned) { negotiate(peer, 1 << 20, true, &wanted); }, true,
-            TestServer::Family::tcp);
+            1 << 20,
+            [&](Peer& peer, unsigned) {
+                negotiate(peer, {.size = 1 << 20, .structured = true, .wanted = &wanted});
+            },
+            true, TestServer::Family::tcp);
         const auto connection = connect(far.uri(), 5s, given_up);
         ASSERT_TRUE(connection) << connection.error().message();
     }
@@ -78,7 +82,7 @@ TEST_F(HandshakeTest, AServerThatNeverStopsTalking) {
         peer.set_tamper([](Stream& message) {
             return message.bytes.size() == info_bytes ? Peer::Then::repeat : Peer::Then::go_on;
         });
-        negotiate(peer, 1 << 20, false);
+        negotiate(peer, {.size = 1 << 20});
     };
     TestServer talker(1 << 20, serve, true, TestServer::Family::tcp);
     const auto late = connect(talker.uri(), 200ms, given_up);

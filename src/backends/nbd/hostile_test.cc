@@ -289,8 +289,9 @@ void serve(const Plan& plan, Peer& peer, unsigned index) {
     if (index == 0 ? plan.tampers_first : lies && random.one_in(4)) {
         peer.set_tamper(tamper_with_handshake(Random(random.any())));
     }
-    const bool agreed = plan.greeting == 0 ? peer.say(oldest_greeting(kDisk))
-                                           : negotiate(peer, kDisk, plan.structured());
+    const bool agreed = plan.greeting == 0
+                            ? peer.say(oldest_greeting(kDisk))
+                            : negotiate(peer, {.size = kDisk, .structured = plan.structured()});
     peer.set_tamper(nullptr);
     if (agreed) Hostile(peer, Random(random.any()), plan.structured(), often).serve();
 }

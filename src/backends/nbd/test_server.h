@@ -134,10 +134,15 @@ inline Stream oldest_greeting(std::uint64_t size) {
         .data(std::vector<std::byte>(124));
 }
 
-// The handshake by options. structured: that reads are answered in chunks is granted. wanted: what
-// is asked for, in order. False: the connection is to end.
-inline bool negotiate(Peer& peer, std::uint64_t size, bool structured,
-                      std::vector<int>* wanted = nullptr) {
+struct Terms {
+    std::uint64_t size = 0;
+    bool structured = false;             // that reads are answered in chunks is granted
+    std::uint32_t block_max = 0;         // 0: the server says nothing of blocks
+    std::vector<int>* wanted = nullptr;  // gets the options that are asked for, in order
+};
+
+// The handshake by options. False: the connection is to end.
+inline bool negotiate(Peer& peer, const Terms& terms) {
     constexpr std::uint64_t name = 0x4e42444d41474943;
     constexpr std::uint64_t option_magic = 0x49484156454f5054;  // "IHAVEOPT"
     constexpr std::uint32_t fixed_newstyle = 1;
@@ -151,7 +156,7 @@ inline bool negotiate(Peer& peer, std::uint64_t size, bool structured,
         std::vector<std::byte> data(std::size_t(last_byte(14) << 8 | last_byte(15)));
         if (!peer.take(data)) return false;
         const int option = last_byte(11);
-        if (wanted != nullptr) wanted->push_back(option);
+        if (terms.wanted != nullptr) terms.wanted->push_back(option);
         const auto reply = [&](std::uint32_t type, const Stream& content = {}) {
             return peer.say(Stream()
                                 .number(0x3e889045565a9, 8)
@@ -164,10 +169,16 @@ inline bool negotiate(Peer& peer, std::uint64_t size, bool structured,
         constexpr std::uint32_t info = 3;
         constexpr std::uint32_t unsupported = 0x80000001;
         const bool go = option == 7;
-        const bool grants = go || (option == 8 && structured);
+        const bool grants = go || (option == 8 && terms.structured);
         if (option == 1) return false;  // the export's name, to which there is no other answer
         if (go &&
-            !reply(info, Stream().number(0, 2).number(size, 8).number(kTransmissionFlags, 2))) {
+            !reply(info,
+                   Stream().number(0, 2).number(terms.size, 8).number(kTransmissionFlags, 2))) {
+            return false;
+        }
+        if (go && terms.block_max != 0 &&
+            !reply(info,
+                   Stream().number(3, 2).number(1, 4).number(4096, 4).number(terms.block_max, 4))) {
             return false;
         }
         if (!reply(grants ? ack : unsupported)) return false;
