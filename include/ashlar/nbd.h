@@ -45,7 +45,9 @@ struct NbdOptions {
     std::chrono::milliseconds reconnect{0};
     // How long a server may take to connect, and how long it may be silent while it owes an answer,
     // before the connection counts as lost. Whatever it says ends a silence, also when another
-    // answer has been due for longer. 1 ms to 1 day.
+    // answer has been due for longer. 1 ms to 1 day. Not bounded by it is the look-up of a host's
+    // name, which takes as long as resolv.conf(5) lets it: seconds to minutes without a name
+    // server.
     std::chrono::milliseconds timeout{30'000};
     // Thread: a queue's, or one that is reconnecting; several at once. Must not block for long.
     std::function<void(const NbdEvent&)> on_event{};

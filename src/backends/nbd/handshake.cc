@@ -135,8 +135,10 @@ void keep_alive(int socket, milliseconds timeout) {
     socklen_t length = sizeof(domain);
     getsockopt(socket, SOL_SOCKET, SO_DOMAIN, &domain, &length);
     if (domain != AF_INET && domain != AF_INET6) return;
-    const int seconds = std::max(1, static_cast<int>(timeout.count() / 1000));
-    const int interval = std::max(1, seconds / 3);
+    constexpr int most = 32'767;  // the kernel refuses more
+    const auto timeout_s = static_cast<int>(timeout.count() / 1000);
+    const int seconds = std::clamp(timeout_s, 1, most);
+    const int interval = std::clamp(timeout_s / 3, 1, most);
     const int on = 1;
     const int probes = 3;
     setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));

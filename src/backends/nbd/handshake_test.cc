@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <algorithm>
 #include <cerrno>
@@ -54,6 +56,22 @@ TEST_F(HandshakeTest, ChunksAreAskedForAcrossANetwork) {
     const auto connection = connect(far.uri(), 5s, given_up);
     ASSERT_TRUE(connection) << connection.error().message();
     EXPECT_TRUE(connection->structured);
+}
+
+TEST_F(HandshakeTest, AHostThatIsGoneIsNoticedHoweverLongTheTimeout) {
+    TestServer far(
+        1 << 20, [](Peer& peer, unsigned) { peer.answer_all(); }, false, TestServer::Family::tcp);
+    const auto connection = connect(far.uri(), 24h, given_up);
+    ASSERT_TRUE(connection) << connection.error().message();
+    const auto option = [&](int name) {
+        int value = -1;
+        socklen_t length = sizeof(value);
+        getsockopt(connection->socket.get(), IPPROTO_TCP, name, &value, &length);
+        return value;
+    };
+    EXPECT_EQ(option(TCP_KEEPIDLE), 32'767) << "the longest that the kernel takes";
+    EXPECT_EQ(option(TCP_KEEPINTVL), 28'800);
+    EXPECT_EQ(option(TCP_USER_TIMEOUT), 86'400'000);
 }
 
 // Newer ones ask for them unless they are told not to.
