@@ -20,6 +20,7 @@
 #include "cli/device_report.h"
 #include "cli/device_spec.h"
 #include "cli/held.h"
+#include "cli/json_text.h"
 #include "cli/launch.h"
 #include "cli/server.h"
 
@@ -135,7 +136,7 @@ int print_device(DeviceId id, const DeviceOptions& asked, bool as_json) {
     }
     auto report = report_device(*control, *info);
     if (!report) return fail(report.error());
-    fmt::print("{}\n", to_json(*report).dump());
+    fmt::print("{}\n", json_text(to_json(*report)));
     return kSuccess;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/json_text.h"
 #include "cli/server_state.h"
 #include "cli/udev.h"
 #include "kernel/features.h"
@@ -207,7 +208,7 @@ int run_doctor(bool as_json) {
     }
     if (as_json) {
         const nlohmann::ordered_json json = {{"works", works}, {"findings", array}};
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_text(json, 2));
         return works ? kSuccess : kFailure;
     }
     for (const Finding& finding : findings) {

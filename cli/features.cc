@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/json_text.h"
 
 namespace ashlar::cli {
 namespace {
@@ -23,7 +24,7 @@ int show_features(bool as_json) {
                                         {"since", feature.since},
                                         {"what", feature.what}});
         }
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_text(json, 2));
         return kSuccess;
     }
     fmt::print("{:<24} {:<9} {:<7} {}\n", "FEATURE", "AVAILABLE", "SINCE", "WHAT");

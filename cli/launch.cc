@@ -20,6 +20,7 @@
 #include "base/random.h"
 #include "cli/command.h"
 #include "cli/held.h"
+#include "cli/json_text.h"
 #include "cli/process.h"
 #include "cli/server_state.h"
 #include "cli/supervisor.h"
@@ -50,9 +51,7 @@ std::string read_all(int fd) {
 
 // One line: the device that is usable, or what went wrong.
 bool tell(const Fd& pipe, const nlohmann::json& json) {
-    // A path in a message need not be UTF-8.
-    const auto unreadable = nlohmann::json::error_handler_t::replace;
-    return write_all(pipe.get(), json.dump(-1, ' ', false, unreadable) + "\n");
+    return write_all(pipe.get(), json_text(json) + "\n");
 }
 
 bool tell_result(Fd& pipe, const Result<DeviceId>& result) {

@@ -5,6 +5,7 @@
 #include "base/units.h"
 #include "cli/command.h"
 #include "cli/device_report.h"
+#include "cli/json_text.h"
 
 namespace ashlar::cli {
 namespace {
@@ -38,7 +39,7 @@ int list_devices(bool as_json) {
                    format_size(report->params.geometry.size), info.queues, info.depth,
                    info.pid > 0 ? std::to_string(info.pid) : "-");
     }
-    if (as_json) fmt::print("{}\n", array.dump(2));
+    if (as_json) fmt::print("{}\n", json_text(array, 2));
     return status;
 }
 

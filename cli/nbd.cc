@@ -11,6 +11,7 @@
 
 #include "base/units.h"
 #include "cli/command.h"
+#include "cli/json_text.h"
 
 namespace ashlar::cli {
 namespace {
@@ -29,8 +30,7 @@ void print_json(const std::vector<NbdExport>& exports) {
                          {"read_only", one.read_only},
                          {"description", one.description}});
     }
-    // A name need not be UTF-8.
-    fmt::print("{}\n", array.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    fmt::print("{}\n", json_text(array, 2));
 }
 
 // What a server says is not to move the terminal's cursor.

@@ -8,6 +8,7 @@
 #include "cli/device_report.h"
 #include "cli/held.h"
 #include "cli/in_use.h"
+#include "cli/json_text.h"
 #include "cli/launch.h"
 #include "cli/process.h"
 #include "cli/progress.h"
@@ -43,7 +44,7 @@ int print_device(Control& control, DeviceId id, bool as_json) {
     if (!info) return fail(info.error());
     auto report = report_device(control, *info);
     if (!report) return fail(report.error());
-    fmt::print("{}\n", to_json(*report).dump());
+    fmt::print("{}\n", json_text(to_json(*report)));
     return kSuccess;
 }
 

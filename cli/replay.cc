@@ -12,6 +12,7 @@
 
 #include "base/units.h"
 #include "cli/command.h"
+#include "cli/json_text.h"
 #include "cli/progress.h"
 
 namespace ashlar::cli {
@@ -95,7 +96,7 @@ int list_boundaries(const ReplayCommand& command, LogReplayer& replayer) {
     if (command.json) {
         auto json = to_json(replayer);
         json["boundaries"] = std::move(array);
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_text(json, 2));
     }
     return kSuccess;
 }
@@ -141,7 +142,7 @@ int check_each(const ReplayCommand& command, LogReplayer& replayer) {
         auto json = to_json(replayer);
         json["boundaries"] = boundaries;
         json["disks"] = disks;
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_text(json, 2));
     } else {
         fmt::print("{} disks at {} boundaries passed\n", disks, boundaries);
     }
@@ -171,7 +172,7 @@ int build_one(const ReplayCommand& command, LogReplayer& replayer) {
     } else if (auto done = replayer.complete(); !done) {
         return fail(done.error());
     }
-    if (command.json) fmt::print("{}\n", to_json(replayer).dump(2));
+    if (command.json) fmt::print("{}\n", json_text(to_json(replayer), 2));
     return kSuccess;
 }
 
@@ -192,7 +193,7 @@ int compare(const ReplayCommand& command, LogReplayer& replayer) {
                         command.compare, **impossible, command.replay.image));
         return kFailure;
     }
-    if (command.json) fmt::print("{}\n", to_json(replayer).dump(2));
+    if (command.json) fmt::print("{}\n", json_text(to_json(replayer), 2));
     return kSuccess;
 }
 

@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "cli/command.h"
+#include "cli/json_text.h"
 
 namespace ashlar::cli {
 namespace {
@@ -225,7 +226,7 @@ Result<nlohmann::json> receive_line(int socket, std::chrono::milliseconds bound,
 }
 
 Result<void> send_line(int socket, const nlohmann::json& message) {
-    const std::string text = message.dump() + "\n";
+    const std::string text = json_text(message) + "\n";
     std::string_view rest = text;
     while (!rest.empty()) {
         const ssize_t sent = send(socket, rest.data(), rest.size(), MSG_NOSIGNAL);

@@ -7,6 +7,7 @@
 #include "cli/ask_metrics.h"
 #include "cli/command.h"
 #include "cli/device_report.h"
+#include "cli/json_text.h"
 #include "cli/metrics_text.h"
 #include "cli/server_state.h"
 
@@ -128,7 +129,7 @@ int show_device(const std::string& text, bool as_json) {
             json[key] = member(served, key);
         }
         json["queue_counters"] = queues;
-        fmt::print("{}\n", json.dump(2));
+        fmt::print("{}\n", json_text(json, 2));
     } else {
         print_for_people(*report);
         print_served(served);

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 
+#include "cli/json_text.h"
+
 namespace ashlar::cli {
 namespace {
 
@@ -15,34 +17,55 @@ bool is_plain_word(const std::string& text) {
     });
 }
 
+// Text in JSON is UTF-8, and a path need not be: such a one is an array of its bytes.
+nlohmann::json put_text(const std::string& text) {
+    nlohmann::json plain = text;
+    if (nlohmann::json::parse(json_text(plain)) == plain) return plain;
+    auto bytes = nlohmann::json::array();
+    for (const char c : text) bytes.push_back(static_cast<std::uint8_t>(c));
+    return bytes;
+}
+
+std::optional<std::string> get_text(const nlohmann::json& json) {
+    if (json.is_string()) return json.get<std::string>();
+    if (!json.is_array()) return std::nullopt;
+    std::string text;
+    for (const auto& byte : json) {
+        if (!byte.is_number_unsigned() || byte.get<std::uint64_t>() > UINT8_MAX)
+            return std::nullopt;
+        text += static_cast<char>(byte.get<std::uint8_t>());
+    }
+    return text;
+}
+
 }  // namespace
 
 std::string format_state(const ServerState& state) {
     auto options = nlohmann::json::array();
     for (const SpecOption& option : state.options) {
-        options.push_back(option.value ? nlohmann::json::array({option.key, *option.value})
-                                       : nlohmann::json::array({option.key}));
+        auto words = nlohmann::json::array({put_text(option.key)});
+        if (option.value) words.push_back(put_text(*option.value));
+        options.push_back(std::move(words));
     }
     const nlohmann::json json = {{"version", kVersion},
                                  {"id", state.id},
                                  {"identity", state.identity},
                                  {"pid", state.pid},
                                  {"type", state.type},
-                                 {"backend", state.backend},
+                                 {"backend", put_text(state.backend)},
                                  {"options", options},
                                  {"size", state.size},
-                                 {"store", state.store},
-                                 {"log", state.log_file},
-                                 {"program", state.program},
+                                 {"store", put_text(state.store)},
+                                 {"log", put_text(state.log_file)},
+                                 {"program", put_text(state.program)},
                                  {"supervisor", state.supervisor},
                                  {"supervisor_start", state.supervisor_start},
                                  {"recoveries", state.recoveries},
                                  {"paused", state.paused},
-                                 {"declared_in", state.declared_in},
-                                 {"declared_as", state.declared_as},
+                                 {"declared_in", put_text(state.declared_in)},
+                                 {"declared_as", put_text(state.declared_as)},
                                  {"shared", state.shared}};
-    // A path need not be UTF-8; such a device cannot be recovered from here.
-    return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    return json_text(json) + "\n";
 }
 
 namespace {
@@ -63,8 +86,8 @@ std::optional<std::int32_t> process(const nlohmann::json& json, const char* key)
 
 std::string word(const nlohmann::json& json, const char* key) {
     const auto found = json.find(key);
-    if (found == json.end() || !found->is_string()) return {};
-    return found->get<std::string>();
+    if (found == json.end()) return {};
+    return get_text(*found).value_or("");
 }
 
 std::optional<std::vector<SpecOption>> options(const nlohmann::json& json) {
@@ -73,11 +96,11 @@ std::optional<std::vector<SpecOption>> options(const nlohmann::json& json) {
     std::vector<SpecOption> all;
     for (const auto& each : *found) {
         if (!each.is_array() || each.empty() || each.size() > 2) return std::nullopt;
-        for (const auto& part : each) {
-            if (!part.is_string()) return std::nullopt;
-        }
-        SpecOption option{.key = each[0].get<std::string>()};
-        if (each.size() == 2) option.value = each[1].get<std::string>();
+        const auto key = get_text(each[0]);
+        const auto value = get_text(each.back());
+        if (!key || !value) return std::nullopt;
+        SpecOption option{.key = *key};
+        if (each.size() == 2) option.value = *value;
         all.push_back(std::move(option));
     }
     return all;

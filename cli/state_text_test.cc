@@ -28,6 +28,20 @@ TEST(StateText, WhatWasWrittenComesBack) {
     EXPECT_EQ(*read, state);
 }
 
+TEST(StateText, PathsNeedNotBeUtf8) {
+    const ServerState state{.id = 0,
+                            .identity = 5,
+                            .pid = 17,
+                            .type = "file",
+                            .backend = "file:/data/d\xe9j\xe0",
+                            .options = {{.key = "shared-memory", .value = "/dev/shm/\xff"}},
+                            .log_file = "/var/log/\x80",
+                            .declared_in = "/etc/\xc3"};
+    const auto read = parse_state(0, format_state(state));
+    ASSERT_TRUE(read);
+    EXPECT_EQ(*read, state);
+}
+
 TEST(StateText, WhatOnlyRecoveryNeedsMayBeMissing) {
     const auto read =
         parse_state(0, R"({"version":2,"id":0,"identity":5,"pid":17,"type":"null","options":[]})");
@@ -48,6 +62,8 @@ TEST(StateText, WhatMakesNoSenseIsNone) {
                              R"({"version":2,"identity":5,"pid":17,"type":"mem"})",
                              R"({"version":2,"options":[7],"identity":5,"pid":17,"type":"mem"})",
                              R"({"version":2,"options":[[7]],"identity":5,"pid":17,"type":"mem"})",
+                             R"({"version":2,"options":[["a",[256]]],"identity":5,"pid":17,
+                                "type":"mem"})",
                              R"({"version":9,"identity":5,"pid":17,"type":"mem"})",
                              R"({"version":"2","options":[],"identity":5,"pid":17,"type":"mem"})",
                              R"({"version":2,"options":[],"identity":-5,"pid":17,"type":"mem"})",

@@ -9,6 +9,7 @@
 #include "base/units.h"
 #include "cli/ask_metrics.h"
 #include "cli/command.h"
+#include "cli/json_text.h"
 #include "cli/metrics_text.h"
 #include "cli/server_state.h"
 
@@ -123,7 +124,7 @@ int follow(Control& control, const DeviceInfo& first, const StatsOptions& option
         if (!now) return fail(now.error());
         const Metrics since = now->since(*last);
         if (options.as_json) {
-            fmt::print("{}\n", json_of(*info, since).dump());
+            fmt::print("{}\n", json_text(json_of(*info, since)));
         } else {
             if (round % kLinesOfOneHeader == 0) print_header();
             print_line(since);
@@ -150,7 +151,7 @@ int stats(const StatsOptions& options) {
     const auto metrics = ask_metrics(*info);
     if (!metrics) return fail(metrics.error());
     if (options.as_json) {
-        fmt::print("{}\n", json_of(*info, *metrics).dump(2));
+        fmt::print("{}\n", json_text(json_of(*info, *metrics), 2));
     } else {
         const auto state = read_state(info->id, info->identity);
         print_table(*info, *metrics, state ? state->recoveries : 0);

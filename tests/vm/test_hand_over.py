@@ -248,6 +248,24 @@ class Upgrades(HandOver):
         os.rename(path + ".moved", path)
         ashlar("upgrade", device["id"])
 
+    def test_a_path_need_not_be_utf8(self):
+        path = os.fsencode(self.directory) + b"/d\xe9j\xe0"
+        with open(path, "wb") as file:
+            file.truncate(16 << 20)
+        device = add("file", os.fsdecode(path), "--recovery", "reissue")
+        write_block(device, b"d")
+        os.rename(path, path + b"-vu")
+        refused = ashlar("upgrade", device["id"], check=False)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("cannot be opened by another server", refused.stderr)
+        self.assertEqual(shown(device)["pid"], device["pid"])
+        self.assertEqual(read_block(device), b"d" * BLOCK)
+        os.rename(path + b"-vu", path)
+        ashlar("upgrade", device["id"])
+        kill_server(shown(device)["pid"])
+        ashlar("recover", device["id"])
+        self.assertEqual(read_block(device), b"d" * BLOCK)
+
     def test_memory_that_nobody_holds(self):
         device = self.memory("--recovery", "reissue")
         supervisor = state(device)["supervisor"]
