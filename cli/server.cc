@@ -13,7 +13,11 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <optional>
+#include <string_view>
 #include <system_error>
 #include <thread>
 
@@ -48,16 +52,12 @@ nlohmann::json info_json(const Device& device, const DeviceOptions& options,
         polling = {{"cpu", nullptr}, {"idle_ms", options.polling->idle.count()}};
         if (options.polling->cpu) polling["cpu"] = *options.polling->cpu;
     }
-    return {{"data_path", name(choices.data_path)},
-            {"data_path_reason", choices.data_path_reason},
-            {"commands", name(choices.commands)},
-            {"commands_reason", choices.commands_reason},
-            {"threads", choices.threads},
-            {"threads_per_queue", options.threads_per_queue},
-            {"submission_polling", polling},
-            {"busy_poll_us", options.busy_poll.count()},
-            {"recovery", name(options.recovery)},
-            {"protections", to_json(protections.all())}};
+    return {
+        {"data_path", name(choices.data_path)}, {"data_path_reason", choices.data_path_reason},
+        {"commands", name(choices.commands)},   {"commands_reason", choices.commands_reason},
+        {"threads", choices.threads},           {"threads_per_queue", options.threads_per_queue},
+        {"submission_polling", polling},        {"busy_poll_us", options.busy_poll.count()},
+        {"recovery", name(options.recovery)},   {"protections", to_json(protections.all())}};
 }
 
 struct Answer {
@@ -126,9 +126,8 @@ Answer resize(const nlohmann::json& request, ServerJob& job, Served& served, con
 }
 
 // The device's threads from now on, and those of its next server.
-Result<void> set_cpus(const nlohmann::json& wanted, ServerJob& job, Served& served) {
-    const std::string key = wanted.value("key", "");
-    const std::string lists = wanted.value("lists", "");
+Result<void> set_cpus(const std::string& key, const std::string& lists, ServerJob& job,
+                      Served& served) {
     std::vector<SpecOption> options = job.options;
     std::erase_if(options, [](const SpecOption& option) {
         return option.key == "cpus" || option.key == "queue-cpus";
@@ -148,10 +147,20 @@ Result<void> set_cpus(const nlohmann::json& wanted, ServerJob& job, Served& serv
     return write_state(*state);
 }
 
+std::optional<std::string> word(const nlohmann::json& json, const char* key) {
+    const auto found = json.is_object() ? json.find(key) : json.end();
+    if (found == json.end() || !found->is_string()) return std::nullopt;
+    return found->get<std::string>();
+}
+
 Answer set(const nlohmann::json& request, ServerJob& job, Served& served, const Log& log) {
     if (const auto cpus = request.find("cpus"); cpus != request.end()) {
-        if (auto done = set_cpus(*cpus, job, served); !done) return refuse(done.error());
-        log.write(Level::info, "runs on other CPUs: " + cpus->value("lists", ""));
+        const auto lists = word(*cpus, "lists");
+        const std::string key = word(*cpus, "key").value_or("");
+        const bool known = key == "cpus" || key == "queue-cpus" || (lists && lists->empty());
+        if (!lists || !known) return {.text = {{"error", "no CPUs"}}};
+        if (auto done = set_cpus(key, *lists, job, served); !done) return refuse(done.error());
+        log.write(Level::info, "runs on other CPUs: " + *lists);
     }
     if (const auto level = request.find("log_level"); level != request.end()) {
         const auto least = level->is_string() ? level_of(level->get<std::string>()) : std::nullopt;
@@ -171,6 +180,17 @@ Answer answer(const nlohmann::json& request, ServerJob& job, Served& served, con
     if (*asked == "resize") return resize(request, job, served, log);
     if (*asked == "quiesce" || *asked == "stop") return leave(request, job, served, log, client);
     return {.text = {{"error", "unknown request"}}};
+}
+
+// Nothing that a client asks ends the server.
+Answer answer_or_refuse(const nlohmann::json& request, ServerJob& job, Served& served,
+                        const Log& log, int client) {
+    try {
+        return answer(request, job, served, log, client);
+    } catch (const std::exception& error) {
+        log.write(Level::error, error.what());
+        return {.text = {{"error", error.what()}}};
+    }
 }
 
 }  // namespace
@@ -202,7 +222,7 @@ Outcome answer_client(ServerJob& job, Served& served, const Log& log) {
     setsockopt(client.get(), SOL_SOCKET, SO_SNDTIMEO, &kClientTimeout, sizeof(kClientTimeout));
     const auto request = receive_line(client.get(), kRequestTimeout, kRequestMax);
     if (!request) return Outcome::serves;
-    const Answer given = answer(*request, job, served, log, client.get());
+    const Answer given = answer_or_refuse(*request, job, served, log, client.get());
     // A client that left early misses its own answer only.
     static_cast<void>(send_line(client.get(), given.text));
     return given.outcome;
@@ -255,6 +275,15 @@ private:
     Device& device_;
 };
 
+// The threads of a device with recovery still serve, and only their end lets go of it: the kernel
+// sees a server that was killed, and the device waits for the next one.
+[[noreturn]] void end_as_if_killed(const Log& log, std::string_view why) {
+    log.write(Level::error, why);
+    log.write(Level::warning, "this server ends; the device waits for another");
+    std::fflush(nullptr);
+    std::_Exit(kFailure);
+}
+
 // With recovery the device waits for the next server.
 int leave_behind(Device& device, const Log& log) {
     device.detach();
@@ -275,22 +304,11 @@ int take_down(Device& device, const Log& log) {
     return kSuccess;
 }
 
-int serve_until_the_end(ServerJob& job, Served& served, int signals, Log& log, const Ready& ready) {
+// Answers questions, and then takes the device away or leaves it.
+int serve(ServerJob& job, Served& served, int signals, int stopped, Waiter& waiter,
+          const Log& log) {
     Device& device = served.device;
-    log.set_subject(fmt::format("ublk{}", device.info().id));
-    log.write(Level::info, fmt::format("serving {} at {}", job.spec.type, device.block_path()));
-    for (const Protection& each : served.protections.all()) {
-        if (!each.active) log.write(Level::warning, each.name + ": " + each.detail);
-    }
-    const Fd stopped(eventfd(0, EFD_CLOEXEC));
-    if (!stopped.valid()) throw std::system_error(errno, std::generic_category(), "eventfd");
-    Waiter waiter(device, stopped.get());
-    if (!ready(device.info().id) && !job.recovered) {
-        log.write(Level::warning, "the command that started this server is gone");
-        static_cast<void>(take_down(device, log));
-        return kFailure;
-    }
-    const End end = serve_clients(job, served, log, signals, stopped.get());
+    const End end = serve_clients(job, served, log, signals, stopped);
     if (end == End::left) {
         static_cast<void>(waiter.outcome());
         return kSuccess;
@@ -309,6 +327,32 @@ int serve_until_the_end(ServerJob& job, Served& served, int signals, Log& log, c
     return take_down(device, log);
 }
 
+int serve_until_the_end(ServerJob& job, Served& served, int signals, Log& log, const Ready& ready) {
+    Device& device = served.device;
+    log.set_subject(fmt::format("ublk{}", device.info().id));
+    log.write(Level::info, fmt::format("serving {} at {}", job.spec.type, device.block_path()));
+    for (const Protection& each : served.protections.all()) {
+        if (!each.active) log.write(Level::warning, each.name + ": " + each.detail);
+    }
+    const Fd stopped(eventfd(0, EFD_CLOEXEC));
+    if (!stopped.valid()) throw std::system_error(errno, std::generic_category(), "eventfd");
+    Waiter waiter(device, stopped.get());
+    bool is_known = job.recovered.has_value();
+    try {
+        if (!ready(device.info().id) && !is_known) {
+            log.write(Level::warning, "the command that started this server is gone");
+            static_cast<void>(take_down(device, log));
+            return kFailure;
+        }
+        is_known = true;
+        return serve(job, served, signals, stopped.get(), waiter, log);
+    } catch (const std::exception& error) {
+        // Before the waiter ends, which takes the device away.
+        if (is_known && job.device.recovery != Recovery::none) end_as_if_killed(log, error.what());
+        throw;
+    }
+}
+
 }  // namespace
 
 int run_server(ServerJob job, Log log, const Ready& ready) {
@@ -325,6 +369,9 @@ int run_server(ServerJob job, Log log, const Ready& ready) {
     try {
         return serve_until_the_end(job, *served, signals->get(), log, ready);
     } catch (const std::exception& error) {
+        if (job.recovered && job.device.recovery != Recovery::none) {
+            end_as_if_killed(log, error.what());
+        }
         log.write(Level::error, error.what());
         remove_state(served->device.info().id, served->device.info().identity);
         return kFailure;

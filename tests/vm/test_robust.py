@@ -24,10 +24,14 @@ class Clients(DeviceTest):
     def test_odd_requests_do_no_harm(self):
         add("mem", "--size", "16M")
         for line in (b"\n", b"{}\n", b'{"request":5}\n', b'{"request":"x"}\n', b"[1,2\n", b"5\n",
-                     b'{"request":null}\n', b"\xff\xfe\n", b"a" * 100_000 + b"\n", b"no end"):
+                     b'{"request":null}\n', b'{"request":"set","cpus":5}\n',
+                     b'{"request":"set","cpus":{"lists":5}}\n',
+                     b'{"request":"set","cpus":{"lists":"0","key":"\u0000"}}\n',
+                     b"\xff\xfe\n", b"a" * 100_000 + b"\n", b"no end"):
             with client() as connection:
                 try:
                     connection.sendall(line)
+                    connection.recv(4096)
                 except (BrokenPipeError, ConnectionResetError):
                     pass
         self.assertEqual(ashlar_json("list")[0]["state"], "live")
