@@ -313,16 +313,29 @@ bool DeviceSet::take_down(Member& member) {
     return gone;
 }
 
-bool DeviceSet::remove_all() {
+bool DeviceSet::take_down_all(const std::function<bool(const Member&)>& chosen) {
     std::vector<Member*> serving;
     for (const auto& member : members_) {
-        if (member->served) serving.push_back(member.get());
+        if (member->served && chosen(*member)) serving.push_back(member.get());
     }
     std::atomic<bool> all = true;
     for_each(serving, [&](Member& member) {
         if (!take_down(member)) all = false;
     });
     return all;
+}
+
+bool DeviceSet::remove_all() {
+    return take_down_all([](const Member&) { return true; });
+}
+
+bool DeviceSet::abandon() {
+    take_down_all([](const Member& member) {
+        return member.declaration.job.device.recovery == Recovery::none;
+    });
+    // Their programs go too.
+    std::erase_if(members_, [](const auto& member) { return !member->served; });
+    return members_.empty();
 }
 
 bool DeviceSet::take_ended() {

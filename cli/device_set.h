@@ -43,6 +43,9 @@ public:
     void reload(const ServeFile& file);
     // Takes all of them away. False when one stays.
     bool remove_all();
+    // Takes away those that no next server could have. False when others still serve: only the end
+    // of this process lets go of them.
+    bool abandon();
 
     // Becomes readable when devices have ended; then take_ended() is to be called.
     [[nodiscard]] int ended() const { return ends_->descriptor.get(); }
@@ -76,6 +79,7 @@ private:
     void bring_up_one(Member& member, const std::optional<Left>& left, bool id_is_chosen);
     bool make_room(Member& member, const Left& left);
     bool take_down(Member& member);
+    bool take_down_all(const std::function<bool(const Member&)>& chosen);
     void remove_undeclared(const ServeFile& file);
     void follow_size(Member& member, const Declaration& now);
     void compare(Member& member, const Declaration& now);

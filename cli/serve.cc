@@ -10,7 +10,10 @@
 #include <chrono>
 #include <csignal>
 #include <cstddef>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -74,7 +77,11 @@ public:
         set_thread_nice(file.nice);  // it answers for the disks: see run_server
         log_.write(Level::info, status());
         notify_.send("READY=1\nSTATUS=" + status());
-        return serve();
+        try {
+            return serve();
+        } catch (const std::exception& error) {
+            return give_up(error.what());
+        }
     }
 
 private:
@@ -115,7 +122,7 @@ private:
             if (fds[1].revents != 0) {
                 const bool stands = set_->take_ended();
                 notify_.send("STATUS=" + status());
-                if (!stands) return give_up();
+                if (!stands) return give_up("the queue threads have ended");
             }
             if (fds[0].revents != 0 && hear_signal()) return end();
         }
@@ -151,14 +158,15 @@ private:
         return set_->remove_all() ? kSuccess : kFailure;
     }
 
-    // What serves on the same threads has ended with them; devices with recovery wait.
-    int give_up() {
-        log_.write(
-            Level::error,
-            "the threads have ended; devices with recovery wait for the next 'ashlar serve'");
-        notify_.send("STOPPING=1\nSTATUS=the queue threads have ended");
-        set_->remove_all();
-        return kFailure;
+    // Devices with recovery wait for the next process. Of those that still serve, on threads of
+    // their own or because their end was not heard of yet, the kernel is to see a server that was
+    // killed.
+    int give_up(const std::string& why) {
+        log_.write(Level::error, why + "; devices with recovery wait for the next 'ashlar serve'");
+        notify_.send("STOPPING=1\nSTATUS=" + why);
+        if (set_->abandon()) return kFailure;
+        std::fflush(nullptr);
+        std::_Exit(kFailure);
     }
 
     const std::string path_;
@@ -212,8 +220,7 @@ void serve_command(CLI::App& app, Action& action) {
         "  recovery = \"reissue\"          # it outlives this process, for the next one\n"
         "  layers = [\"delay:read=1ms\"]\n\n"
         "SIGHUP: reads the file again. SIGTERM: removes the devices and ends. A device with\n"
-        "'threads', 'sqpoll' or 'busy-poll' has threads of its own, and stands when the others'\n"
-        "fail.\n"
+        "'threads', 'sqpoll' or 'busy-poll' has threads of its own: if they fail, only it goes.\n"
         "\nExamples:\n  ashlar serve disks.toml --check\n  ashlar serve disks.toml");
     serve.callback([options, &action] { action = [options] { return run_serve(*options); }; });
 }

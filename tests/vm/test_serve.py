@@ -242,6 +242,47 @@ class Killed(ServeTest):
         self.assertEqual(ashlar_json("list"), [])
 
 
+class Threads(ServeTest):
+    makes_io_fail = True
+
+    def test_their_end_takes_only_what_has_no_recovery(self):
+        store = Store()
+        self.addCleanup(store.close)
+        served = self.served("")
+        rest = "".join(
+            declared(name, type="file", path=self.file(served, name), recovery="reissue", **words)
+            for name, words in (("shared", {}), ("own", {"threads": 1})))
+        rest += declared("alone", type="mem", size="16M", threads=1)
+        served.write(rest + declared("stuck", type="file", path=store.fresh("16M")))
+        self.assertIn("4 of 4", served.start())
+        kept = [device["id"] for device in ashlar_json("list")][:2]
+        for number in kept:
+            fio(f"/dev/ublkb{number}", rw="write", bs="64k", size="1M", verify="crc32c")
+        run("fsfreeze", "--freeze", store.point)
+        thaw = ["fsfreeze", "--unfreeze", store.point]
+        writer = subprocess.Popen(["dd", "if=/dev/zero", "of=/dev/ublkb3", "bs=4k", "count=1",
+                                   "oflag=direct"], stderr=subprocess.DEVNULL)
+        self.addCleanup(writer.wait)
+        self.addCleanup(run, *thaw, check=False)
+        time.sleep(1)
+        served.write("[server]\nforce = true\n" + rest)
+        served.process.send_signal(signal.SIGHUP)
+        # The threads end at the third time-out; their end waits for the write.
+        deadline = time.monotonic() + 45
+        while time.monotonic() < deadline and "error stuck: " not in served.log():
+            time.sleep(0.5)
+        run(*thaw)
+        self.assertEqual(served.process.wait(timeout=60), 1)
+        self.assertIn("the queue threads have ended; devices with recovery wait", served.log())
+        self.assertEqual([device["id"] for device in ashlar_json("list")], kept)
+        served.write(rest)
+        self.assertIn("3 of 3", served.start())
+        self.assertEqual(served.log().count(": recovered file at"), 2)
+        for number in kept:
+            fio(f"/dev/ublkb{number}", rw="read", bs="64k", size="1M", verify="crc32c")
+        self.assertEqual(served.stop(), 0)
+
+
 class Many(ServeTest):
     def test_many_devices_serve_and_cost_little(self):
         text = "[server]\nthreads = 2\n"
