@@ -22,8 +22,11 @@
 namespace ashlar::cli {
 namespace {
 
+using namespace std::chrono_literals;
+
 constexpr off_t kStateMost = 1 << 20;
 constexpr std::size_t kReplyMax = 64 << 20;
+constexpr auto kStateLockWait = 5s;  // a removal waits twice as long for a server
 constexpr timeval kSocketTimeout{.tv_sec = 5, .tv_usec = 0};
 
 // Of a socket's path in the state directory, "nbd-PID-COUNT.sock" the longest.
@@ -106,7 +109,7 @@ namespace {
 // All of a regular file, if it is not larger than any state file.
 std::string read_small_file(const std::string& path) {
     const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    struct stat about{};
+    struct stat about {};
     if (!fd.valid() || fstat(fd.get(), &about) != 0 || !S_ISREG(about.st_mode)) return {};
     if (about.st_size > kStateMost) return {};
     std::string text(static_cast<std::size_t>(about.st_size), '\0');
@@ -127,17 +130,14 @@ std::optional<ServerState> read_state(DeviceId id, std::uint64_t identity) {
     return state;
 }
 
-StateLock::StateLock()
-    : directory_(open(state_directory().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    if (!directory_.valid()) return;  // nothing is there that could change
-    while (flock(directory_.get(), LOCK_EX) != 0 && errno == EINTR) {
-    }
-}
-
 namespace {
 
+// Only its owner may open it: whoever can open a file can lock it, and keep it locked.
+Fd open_lock(const std::string& path) {
+    return Fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+}
+
 bool lock_until(const Fd& fd, std::chrono::steady_clock::time_point deadline) {
-    using namespace std::chrono_literals;
     while (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
         if (std::chrono::steady_clock::now() >= deadline) return false;
         std::this_thread::sleep_for(2ms);
@@ -147,15 +147,35 @@ bool lock_until(const Fd& fd, std::chrono::steady_clock::time_point deadline) {
 
 }  // namespace
 
+StateLock::StateLock() {
+    const std::string path = state_directory() + "/lock";
+    file_ = open_lock(path);
+    if (!file_.valid()) {
+        taken_ = std::unexpected(state_error("lock " + path, errno));
+    } else if (!lock_until(file_, std::chrono::steady_clock::now() + kStateLockWait)) {
+        Error error = state_error("lock " + path, ETIMEDOUT);
+        error.detail = "another process holds it";
+        error.hint = "see which: 'fuser " + path + "'";
+        taken_ = std::unexpected(std::move(error));
+    }
+}
+
+Result<Fd> lock_file(const std::string& name) {
+    const std::string path = state_directory() + "/" + name;
+    Fd fd = open_lock(path);
+    if (fd.valid() && flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+    return std::unexpected(state_error("lock " + path, errno));
+}
+
 Fd lock_server(DeviceId id, std::chrono::milliseconds bound) {
     const auto deadline = std::chrono::steady_clock::now() + bound;
     const std::string path = lock_path(id);
     while (access(state_path(id).c_str(), F_OK) == 0) {
-        Fd fd(open(path.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0600));
+        Fd fd = open_lock(path);
         if (!fd.valid() || !lock_until(fd, deadline)) break;
         // Whoever held it may have removed the device, and another be there by now.
-        struct stat locked{};
-        struct stat there{};
+        struct stat locked {};
+        struct stat there {};
         if (fstat(fd.get(), &locked) == 0 && stat(path.c_str(), &there) == 0 &&
             locked.st_ino == there.st_ino) {
             return fd;

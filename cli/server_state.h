@@ -44,14 +44,22 @@ void remove_state_of_gone(Control& control, DeviceId id);
 [[nodiscard]] Fd lock_server(DeviceId id, std::chrono::milliseconds bound = std::chrono::hours(24));
 
 // Held while files and sockets change hands: who looks and then removes must not be overtaken by
-// the next server of the same id.
+// the next server of the same id. It is held for moments, so who waits five seconds for it waits
+// for somebody who hangs.
 class StateLock {
 public:
     StateLock();
+    // Errors: ETIMEDOUT, those of open(2). To leave without it is for who only removes.
+    [[nodiscard]] const Result<void>& taken() const { return taken_; }
 
 private:
-    Fd directory_;
+    Fd file_;
+    Result<void> taken_;
 };
+
+// Locks a file of the directory of states for as long as the descriptor lives; nobody else may open
+// it. Errors: EWOULDBLOCK (another process has it), those of open(2).
+[[nodiscard]] Result<Fd> lock_file(const std::string& name);
 
 // The ids that state files and sockets name, whether or not their devices exist; some twice.
 [[nodiscard]] std::vector<DeviceId> ids_with_state();

@@ -87,12 +87,12 @@ class Programs(Started):
         device = add("nbd", "--", "nbdkit", "memory", "64M")
         kill_server(device["pid"])
         wait_until(lambda: ashlar_json("show", device["id"])["state"] == "dead", "dead")
-        directory = os.open("/run/ashlar", os.O_RDONLY)
-        fcntl.flock(directory, fcntl.LOCK_EX)  # del gets no further than the device's end
+        state = os.open("/run/ashlar/lock", os.O_RDONLY)
+        fcntl.flock(state, fcntl.LOCK_EX)  # del gets no further than the device's end
         with subprocess.Popen(["ashlar", "del", str(device["id"])]) as removal:
             wait_until(lambda: not os.path.exists(device["block_device"]), "it is gone")
             time.sleep(0.5)  # several looks
-            os.close(directory)
+            os.close(state)
             self.assertEqual(removal.wait(timeout=20), 0)
 
     def test_it_dies(self):

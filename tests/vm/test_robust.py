@@ -133,6 +133,35 @@ class Surroundings(DeviceTest):
         self.assertEqual(ashlar("add", "null", "--size", "", check=False).returncode, 2)
 
 
+class Locks(DeviceTest):
+    """What others hold locked keeps nobody."""
+
+    def hold(self, path, *user):
+        holder = subprocess.Popen([*user, "flock", path, "sh", "-c", "echo up; exec sleep 600"],
+                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.addCleanup(holder.stdout.close)
+        self.addCleanup(holder.wait)
+        self.addCleanup(holder.kill)
+        return holder.stdout.readline() == "up\n"
+
+    def test_a_user_who_locks_what_can_be_read(self):
+        ashlar("del", add("null")["id"])
+        nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        self.assertTrue(self.hold("/run/ashlar", *nobody))
+        self.assertFalse(self.hold("/run/ashlar/lock", *nobody))
+        ashlar("del", add("null")["id"], timeout=60)
+        self.assertEqual(traces(), NOTHING)
+
+    def test_a_process_that_hangs(self):
+        device = add("null", "--size", "16M")
+        self.assertTrue(self.hold("/run/ashlar/lock"))
+        refused = ashlar("add", "null", check=False, timeout=120)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("lock /run/ashlar/lock: another process holds it", refused.stderr)
+        ashlar("del", device["id"], timeout=120)
+        self.assertEqual(ashlar_json("list"), [])
+
+
 class OutOfSight(DeviceTest):
     def refused(self, text):
         result = ashlar("del", "0", check=False)
@@ -340,6 +369,7 @@ class Short(DeviceTest):
                  "head -c 4096 /dev/zero >/run/ashlar/full", "ENOSPC"),
                 ("mount -t tmpfs -o nr_inodes=1 x /run/ashlar", "ENOSPC"),
                 ("mount -t tmpfs -o nr_inodes=2 x /run/ashlar", "ENOSPC"),
+                ("mount -t tmpfs -o nr_inodes=3 x /run/ashlar", "ENOSPC"),
                 ("mount -t tmpfs -o nr_inodes=1 x /run", "ENOSPC"),
                 ("mount -t tmpfs -o ro x /run", "EROFS")):
             with self.subTest(prepare):
