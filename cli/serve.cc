@@ -2,17 +2,13 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
-#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -25,6 +21,7 @@
 #include "cli/device_set.h"
 #include "cli/notify.h"
 #include "cli/serve_file.h"
+#include "cli/server_state.h"
 #include "cli/signals.h"
 
 namespace ashlar::cli {
@@ -37,15 +34,11 @@ struct ServeOptions {
 
 // Held as long as the process lives: two at once would make every device twice.
 Result<Fd> claim(const std::string& path) {
-    Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    const std::string name = fmt::format("ashlar-serve-{:016x}", std::hash<std::string>()(path));
-    std::memcpy(address.sun_path + 1, name.data(), name.size());  // an abstract name
-    const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
-    if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) == 0) return fd;
+    if (auto made = make_state_directory(); !made) return std::unexpected(made.error());
+    auto lock = lock_file(fmt::format("serve-{:016x}.lock", std::hash<std::string>()(path)));
+    if (lock || lock.error().code != EWOULDBLOCK) return lock;
     return std::unexpected(Error{.operation = "serve " + path,
-                                 .code = errno,
+                                 .code = EBUSY,
                                  .detail = "another process serves it",
                                  .hint = "to have it read again, send that one SIGHUP"});
 }

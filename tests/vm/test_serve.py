@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """ashlar serve: many devices in one process."""
+import glob
 import os
 import resource
 import signal
@@ -126,6 +127,8 @@ class OneProcess(ServeTest):
         again = ashlar("serve", served.path, check=False)
         self.assertEqual(again.returncode, 1)
         self.assertIn("another process serves it", again.stderr)
+        [lock] = glob.glob("/run/ashlar/serve-*.lock")
+        self.assertEqual(os.stat(lock).st_mode & 0o777, 0o600)
         fio("/dev/ublkb3", rw="randwrite", bs="4k", size="4M", verify="crc32c")
         shown = ashlar_json("show", 3)
         self.assertEqual(shown["pid"], served.process.pid)
