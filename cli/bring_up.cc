@@ -51,7 +51,7 @@ Result<Fd> claim_socket(DeviceId id, bool is_new) {
 }
 
 bool is_block_device(const std::string& path, const DeviceParams& params) {
-    struct stat node {};
+    struct stat node{};
     return stat(path.c_str(), &node) == 0 && S_ISBLK(node.st_mode) &&
            node.st_rdev == makedev(params.disk_major, params.disk_minor);
 }
@@ -79,7 +79,7 @@ Result<void> await_node(DeviceId id, const std::string& path, bool unprivileged)
     const auto deadline = std::chrono::steady_clock::now() + kNodeTimeout;
     while (!is_block_device(path, *params) ||
            (unprivileged && eaccess(path.c_str(), R_OK | W_OK) != 0)) {
-        struct stat other {};
+        struct stat other{};
         if (stat(path.c_str(), &other) == 0 && !S_ISBLK(other.st_mode)) {
             return std::unexpected(Error{.operation = "look at " + path,
                                          .code = EEXIST,

@@ -61,7 +61,7 @@ bool tell_result(Fd& pipe, const Result<DeviceId>& result) {
     return heard;
 }
 
-// What the caller left open (a lock, a pipe) is not the server's to hold.
+// What the caller left open (a lock, a pipe) is not ours to hold for as long as the disk lives.
 void close_all_but(int one, int other) {
     const auto [low, high] = std::minmax(one, other);
     unsigned next = STDERR_FILENO + 1;
@@ -93,7 +93,6 @@ Result<void> be_in_the_background() {
         static_cast<void>(tell_result(pipe, std::unexpected(hidden.error())));
         std::exit(kFailure);
     }
-    close_all_but(pipe.get(), log.descriptor());
     std::exit(run_server(
         job, log, [&](const Result<DeviceId>& result) { return tell_result(pipe, result); }));
 }
@@ -123,7 +122,10 @@ int be_the_supervisor(ServerJob job, const Log& log, Fd pipe, bool recovers) {
     job.supervisor = getpid();
     job.supervisor_start = process_start(getpid());
     const pid_t server = fork();
-    if (server == 0) run_background_server(job, log, std::move(pipe));
+    if (server == 0) {
+        close_all_but(pipe.get(), log.descriptor());  // what is held here
+        run_background_server(job, log, std::move(pipe));
+    }
     if (server < 0) {
         const Error error{.operation = "start the server", .code = errno};
         static_cast<void>(tell_result(pipe, std::unexpected(error)));
@@ -136,6 +138,7 @@ int be_the_supervisor(ServerJob job, const Log& log, Fd pipe, bool recovers) {
 
 // The child of a fork: the server, or its supervisor.
 [[noreturn]] void be_the_child(const ServerJob& job, const Log& log, Fd pipe, bool supervised) {
+    close_all_but(pipe.get(), log.descriptor());
     if (!supervised && !has_program_of_its_own(job.spec)) {
         run_background_server(job, log, std::move(pipe));
     }

@@ -92,6 +92,9 @@ int become(std::vector<char*>& words, const Fd& listener, const Fd& output, pid_
     const int given = listener.get() == kListener ? fcntl(kListener, F_SETFD, 0)
                                                   : dup2(listener.get(), kListener);
     if (given < 0) return errno;
+    // What our caller left open is not the program's; only then may it be closed, for one of these
+    // tells of a failure.
+    close_range(kListener + 1, ~0U, CLOSE_RANGE_CLOEXEC);
     setenv("LISTEN_FDS", "1", 1);
     setenv("LISTEN_PID", std::to_string(getpid()).c_str(), 1);
     execvp(words.front(), words.data());

@@ -109,7 +109,7 @@ namespace {
 // All of a regular file, if it is not larger than any state file.
 std::string read_small_file(const std::string& path) {
     const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    struct stat about {};
+    struct stat about{};
     if (!fd.valid() || fstat(fd.get(), &about) != 0 || !S_ISREG(about.st_mode)) return {};
     if (about.st_size > kStateMost) return {};
     std::string text(static_cast<std::size_t>(about.st_size), '\0');
@@ -174,8 +174,8 @@ Fd lock_server(DeviceId id, std::chrono::milliseconds bound) {
         Fd fd = open_lock(path);
         if (!fd.valid() || !lock_until(fd, deadline)) break;
         // Whoever held it may have removed the device, and another be there by now.
-        struct stat locked {};
-        struct stat there {};
+        struct stat locked{};
+        struct stat there{};
         if (fstat(fd.get(), &locked) == 0 && stat(path.c_str(), &there) == 0 &&
             locked.st_ino == there.st_ino) {
             return fd;

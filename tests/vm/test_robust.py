@@ -1,5 +1,6 @@
 """Odd surroundings: closed descriptors, odd files, rude clients, disks in use out of sight."""
 import errno
+import glob
 import os
 import re
 import signal
@@ -77,8 +78,21 @@ class Surroundings(DeviceTest):
         ashlar("del", "0")
 
     def test_inherited_descriptors_are_let_go(self):
-        run("sh", "-c", "exec 9>/tmp/lock; flock 9; ashlar add null")
-        run("flock", "--nonblock", "/tmp/lock", "true")
+        for words in ("null", "mem --size 16M --recovery queue --supervise",
+                      "nbd -- nbdkit --foreground memory 16M"):
+            with self.subTest(words):
+                run("sh", "-c", f"exec 9>/tmp/lock; flock 9; ashlar add {words}")
+                run("flock", "--nonblock", "/tmp/lock", "true")
+        with subprocess.Popen(
+                ["sh", "-c", "exec 9>/tmp/lock; flock 9; exec ashlar add nbd --foreground -- "
+                 "nbdkit --foreground memory 16M"],
+                stdout=subprocess.PIPE, text=True) as foreground:
+            foreground.stdout.readline()
+            for pid in run("pidof", "nbdkit").stdout.split():
+                held = [os.readlink(path) for path in glob.glob(f"/proc/{pid}/fd/*")]
+                self.assertNotIn("/tmp/lock", held)
+            foreground.terminate()
+        ashlar("del", "--all")
 
     def test_a_file_with_the_disks_name(self):
         with open("/dev/ublkb0", "w", encoding="ascii") as file:
