@@ -163,6 +163,7 @@ Task<> Link::reconnect(Io& io) {
         const IoResult tried = co_await io.offload(call);
         if (!tried.ok() || ending_) break;
         if (is_back()) co_return IoResult();
+        attempt_.reset();  // a server that has one client at a time waits for that
     }
     if (failing_ == ECANCELED) fail_all(ECANCELED);
     co_return IoResult(std::errc::operation_canceled);

@@ -52,7 +52,10 @@ protected:
     void open(const std::string& uri, std::chrono::milliseconds reconnect,
               std::chrono::milliseconds timeout) {
         options = {.uri = uri, .reconnect = reconnect, .timeout = timeout};
-        options.on_event = [this](const NbdEvent& event) { events.push_back(event.kind); };
+        options.on_event = [this](const NbdEvent& event) {
+            events.push_back(event.kind);
+            texts.push_back(event.text);
+        };
         const std::atomic<bool> never = false;
         auto connection = connect(options.uri, 5s, never);
         ASSERT_TRUE(connection) << connection.error().message();
@@ -93,6 +96,7 @@ protected:
     NbdOptions options;
     Export about;
     std::vector<Kind> events;
+    std::vector<std::string> texts;  // of the events
     std::unique_ptr<Link> link;
 };
 
@@ -338,6 +342,28 @@ TEST_F(ScriptedLinkTest, AfterASilentServerOneThatIsSlow) {
     EXPECT_EQ(read(0), kContent);
     EXPECT_EQ(scripted->connections(), 2U);
     EXPECT_EQ(events, (std::vector{Kind::lost, Kind::back}));
+}
+
+// A server that has one client at a time waits for the end of the connection that was refused.
+TEST_F(ScriptedLinkTest, TheConnectionToAnotherExportIsLetGo) {
+    const auto serve = [&](Peer& peer, unsigned index) {
+        if (index > 0) return peer.answer_all();
+        [[maybe_unused]] const auto asked = peer.request();
+        scripted->set_size(kSize / 2);
+    };
+    open_to(serve, 1h, 5s);
+    std::vector<std::byte> data(512);
+    Task<> reading = ask(ring.io(), Command::read, 0, 512, data.data());
+    // Of two that were refused, the first has ended.
+    ring.run_until([&] {
+        run_for(5ms);
+        return scripted->connections() >= 4;
+    });
+    scripted->set_size(kSize);
+    EXPECT_EQ(ring.run(std::move(reading)).error(), 0);
+    EXPECT_EQ(data[0], std::byte{0x5a});
+    EXPECT_EQ(events, (std::vector{Kind::lost, Kind::failed, Kind::back})) << texts.back();
+    EXPECT_NE(texts[1].find("not what it was"), std::string::npos) << texts[1];
 }
 
 TEST_F(ScriptedLinkTest, AServerThatShutsDownIsLeft) {
