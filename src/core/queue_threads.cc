@@ -17,7 +17,9 @@ namespace ashlar {
 namespace {
 
 constexpr unsigned kThreadsMax = 1024;
-constexpr unsigned kFilesPerThread = 1024;     // devices with a queue on one thread
+// Devices with a queue on one thread. With the one more that a ring has it is the usual limit of
+// descriptors, beyond which a table of files is refused.
+constexpr unsigned kFilesPerThread = 1023;
 constexpr unsigned kBuffersPerThread = 16384;  // their tags on the zero copy path
 constexpr std::chrono::seconds kRingEnds{10};
 
