@@ -151,7 +151,8 @@ class Locks(DeviceTest):
     """What others hold locked keeps nobody."""
 
     def hold(self, path, *user):
-        holder = subprocess.Popen([*user, "flock", path, "sh", "-c", "echo up; exec sleep 600"],
+        holder = subprocess.Popen([*user, "flock", "--no-fork", path, "sh", "-c",
+                                   "echo up; exec sleep 600"],
                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.addCleanup(holder.stdout.close)
         self.addCleanup(holder.wait)
