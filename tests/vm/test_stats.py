@@ -29,8 +29,10 @@ class Stats(DeviceTest):
         self.assertAlmostEqual(moved, job[kind]["io_bytes"], delta=job[kind]["io_bytes"] / 100)
 
     def test_agrees_with_fio(self):
-        # fio's times hold ours and what fio and the kernel wait for a CPU besides: little beside
-        # such delays, on a busy machine too.
+        # fio's times hold ours and what fio and the kernel wait for a CPU besides, which on a busy
+        # machine is anything; ours hold the delays. Each is a bound, but for the buckets' width.
+        least = {("read", "p50"): 360e6, ("read", "p99"): 580e6,
+                 ("write", "p50"): 600e6, ("write", "p99"): 600e6}
         device = add("mem", "--size", "64M", "--queues", "2", "--layer",
                      "delay:read=uniform/400ms/200ms,write=600ms")
         before, job, after = load(device, rw="randrw", bssplit="4k/50:16k/50", iodepth=128,
@@ -38,8 +40,9 @@ class Stats(DeviceTest):
         for kind in ("read", "write"):
             self.agree(before, job, after, kind)
             for ours, theirs in PERCENTILES:
-                fios = job[kind]["clat_ns"]["percentile"][theirs]
-                self.assertAlmostEqual(after[kind]["latency_ns"][ours], fios, delta=fios / 10)
+                found = after[kind]["latency_ns"][ours]
+                self.assertLess(found, job[kind]["clat_ns"]["percentile"][theirs] * 1.05)
+                self.assertGreater(found, least[kind, ours] * 0.95)
             self.assertIn(after[kind]["size_bytes"]["max"], (16384, 32768))
         self.assertEqual(sum(queue["write"]["count"] for queue in after["queues"]),
                          after["write"]["count"])
