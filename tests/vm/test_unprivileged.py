@@ -106,7 +106,7 @@ class User:
         return [line.split()[0] for line in lines]
 
     def state(self):
-        return sorted(glob.glob(f"{self.home}/ashlar/*"))
+        return sorted(glob.glob(f"{self.home}/ashlar/ublk*"))
 
 
 class UserTest(DeviceTest):
